@@ -1,0 +1,518 @@
+"""Three models of Fisher's iris measurements, fitted by plain gradient descent.
+
+``python -m fusedloss demo`` runs this file. It reads from top to bottom: the data, the loop
+(`fit`), the three problems, then what is printed about them, how far the backends differ, and what
+one call costs on each.
+"""
+
+import time
+from importlib.resources import files
+from importlib.util import find_spec
+from statistics import median
+from typing import NamedTuple
+
+import numpy as np
+
+import fusedloss as fl
+
+BACKENDS = ("cython", "numba", "numpy")
+PLOT = "fusedloss-demo.png"
+
+# --------------------------------------------------------------------------------------------------
+# The data
+# --------------------------------------------------------------------------------------------------
+
+
+def load_iris():
+    """Read Fisher's iris measurements.
+
+    Returns
+    -------
+    flowers : (150, 4) float64 array
+        Sepal length, sepal width, petal length and petal width, in cm.
+    species : (150,) int64 array
+        0, 1 or 2: the position in `names`.
+    names : list of str
+        ``["setosa", "versicolor", "virginica"]``.
+    """
+    _, *lines = (
+        files("fusedloss").joinpath("data/iris.csv").read_text(encoding="utf-8").splitlines()
+    )
+    rows = [line.split(",") for line in lines]
+    names = sorted({row[-1] for row in rows})
+    flowers = np.array([row[:-1] for row in rows], dtype=np.float64)
+    species = np.array([names.index(row[-1]) for row in rows])
+    return flowers, species, names
+
+
+def standardise(X):
+    """Scale each column to mean 0 and standard deviation 1: one step size then suits them all."""
+    return (X - X.mean(axis=0)) / X.std(axis=0)
+
+
+# --------------------------------------------------------------------------------------------------
+# The loop
+# --------------------------------------------------------------------------------------------------
+
+
+def fit(loss, X, y, outputs, steps, rate):
+    """Fit the linear model ``X @ W + b`` to `y` by gradient descent on ``loss(X @ W + b, y)``.
+
+    Parameters
+    ----------
+    loss : Loss
+        ``fl.mse_loss``, ``fl.cross_entropy``, ...
+    X : (n, features) array
+        One row per flower.
+    y : array
+        What the loss expects as its target.
+    outputs : int
+        Number of columns of the model's output: 1, or the number of classes.
+    steps : int
+        Number of gradient steps.
+    rate : float
+        Length of a step, as a multiple of the gradient.
+
+    Returns
+    -------
+    W, b : (features, outputs) and (outputs,) arrays
+        The fitted weights.
+    history : (steps,) array
+        The loss before each step.
+    """
+    W, b = np.zeros((X.shape[1], outputs)), np.zeros(outputs)
+    buffer = np.empty((X.shape[0], outputs))  # the gradient of every step goes here
+    history = np.empty(steps)
+    for step in range(steps):
+        logits = X @ W + b
+        history[step], grad = loss.value_and_grad(logits, y, out=buffer)
+        W -= rate * (X.T @ grad)
+        b -= rate * grad.sum(axis=0)
+    return W, b, history
+
+
+# --------------------------------------------------------------------------------------------------
+# The three problems
+# --------------------------------------------------------------------------------------------------
+
+
+class Problem(NamedTuple):
+    """A model to fit: what it is called, its loss, its data, and how long to descend."""
+
+    title: str
+    loss: object
+    X: np.ndarray
+    y: np.ndarray
+    outputs: int
+    steps: int
+    rate: float
+
+
+def make_problems():
+    """Return the three problems: linear, logistic and softmax regression."""
+    flowers, species, _ = load_iris()
+    two = species > 0  # versicolor and virginica, the pair that overlaps
+    return [
+        Problem(
+            title="Petal width from the other three measurements: linear regression",
+            loss=fl.mse_loss,
+            X=standardise(flowers[:, :3]),
+            y=flowers[:, 3:],
+            outputs=1,
+            steps=1000,
+            rate=0.3,
+        ),
+        Problem(
+            title="Versicolor or virginica: logistic regression",
+            loss=fl.binary_cross_entropy_with_logits,
+            X=standardise(flowers[two]),
+            y=species[two][:, None] - 1,
+            outputs=1,
+            steps=10000,
+            rate=4.0,
+        ),
+        Problem(
+            title="All three species: softmax regression",
+            loss=fl.cross_entropy,
+            X=standardise(flowers),
+            y=species,
+            outputs=3,
+            steps=10000,
+            rate=4.0,
+        ),
+    ]
+
+
+def r_squared(prediction, y):
+    """Return the share of the variance of `y` that the prediction explains."""
+    return 1 - np.mean((prediction - y) ** 2) / np.var(y)
+
+
+def confusion(predicted, actual, classes):
+    """Count the flowers of each actual class (rows) by predicted class (columns)."""
+    table = np.zeros((classes, classes), dtype=int)
+    np.add.at(table, (actual, predicted), 1)
+    return table
+
+
+# --------------------------------------------------------------------------------------------------
+# What is printed about a fit
+# --------------------------------------------------------------------------------------------------
+
+
+def heading(text):
+    """Print a section heading."""
+    print(f"\n{text}\n{'-' * len(text)}")
+
+
+def show_descent(history):
+    """Print the loss before steps 0, 1, 10, 100, ... and the last, with a bar of that length."""
+    last = len(history) - 1
+    shown = [0, *(10**k for k in range(9) if 10**k < last), last]
+    print(f"{'step':>8}  {'loss':>10}")
+    for step in shown:
+        bar = "#" * round(50 * history[step] / history[0])
+        print(f"{step:>8}  {history[step]:>10.6f}  {bar}".rstrip())
+
+
+def show_counts(table, names):
+    """Print a confusion table."""
+    width = max(map(len, names)) + 2
+    print(
+        f"\n  {'':>{width}}   predicted\n  {'actual':<{width}}"
+        + "".join(f"{name:>{width}}" for name in names)
+    )
+    for name, row in zip(names, table, strict=True):
+        print(f"  {name:<{width}}" + "".join(f"{count:>{width}}" for count in row))
+
+
+def fit_and_show(problems, names):
+    """Fit each problem, print how it went, and return the fitted outputs and the loss histories."""
+    outputs, histories = [], []
+    for number, problem in enumerate(problems, 1):
+        heading(f"{number}. {problem.title}")
+        start = time.perf_counter()
+        W, b, history = fit(
+            problem.loss, problem.X, problem.y, problem.outputs, problem.steps, problem.rate
+        )
+        seconds = time.perf_counter() - start
+        flowers, features = problem.X.shape
+        print(f"{problem.loss.name}: {flowers} flowers, {features} features,")
+        print(f"{problem.steps} steps in {seconds:.2f} s\n")
+        show_descent(history)
+        prediction = problem.X @ W + b
+        outputs.append(prediction)
+        histories.append(history)
+        if problem.loss is fl.mse_loss:
+            error = np.sqrt(np.mean((prediction - problem.y) ** 2))
+            r2 = r_squared(prediction, problem.y)
+            print(f"\n  R^2 {r2:.4f}, root mean square error {error:.3f} cm")
+            continue
+        if problem.loss is fl.cross_entropy:
+            predicted, actual, classes = prediction.argmax(axis=1), problem.y, names
+        else:
+            predicted, actual, classes = (
+                (prediction[:, 0] > 0).astype(int),
+                problem.y[:, 0],
+                names[1:],
+            )
+        right = np.count_nonzero(predicted == actual)
+        print(f"\n  accuracy {right / len(actual):.1%} ({right} of {len(actual)} flowers)")
+        show_counts(confusion(predicted, actual, len(classes)), classes)
+    return outputs, histories
+
+
+# --------------------------------------------------------------------------------------------------
+# The backends side by side
+# --------------------------------------------------------------------------------------------------
+
+
+def find_backends(problems):
+    """Name each backend, or say why it is not available; return the names of those that are."""
+    found = []
+    for name in BACKENDS:
+        print(f"  {name:<8}", end="", flush=True)
+        try:
+            with fl.use_backend(name):
+                info = fl.runtime_info()
+                if name == "numba":
+                    print("compiling, this can take half a minute ... ", end="", flush=True)
+                    print(f"{compile_losses(problems):.1f} s")
+                elif name == "cython":
+                    print(
+                        f"compiled kernels for {info['isa']}, up to {info['num_threads']} threads"
+                    )
+                else:
+                    print("the reference: textbook formulae in float64")
+        except ImportError as error:
+            print(f"not available: {error}")
+        else:
+            found.append(name)
+    return found
+
+
+def compile_losses(problems):
+    """Call each loss in float32 and float64 on the active backend; return the seconds it took."""
+    start = time.perf_counter()
+    for problem in problems:
+        for dtype in (np.float32, np.float64):
+            logits = np.zeros((len(problem.X), problem.outputs), dtype)
+            problem.loss.value_and_grad(
+                logits, as_target(problem.y, dtype), out=np.empty_like(logits)
+            )
+    return time.perf_counter() - start
+
+
+def as_target(y, dtype):
+    """Return measurements in the model's dtype, as in a real fit; class labels stay as they are."""
+    return y.astype(dtype) if y.dtype.kind == "f" else y
+
+
+def ulp_difference(actual, expected):
+    """Return the largest difference of two arrays, in units in the last place of `expected`."""
+    expected = np.asarray(expected)
+    difference = np.abs(np.asarray(actual, dtype=np.float64) - expected.astype(np.float64))
+    return float(np.max(difference / np.spacing(np.abs(expected)).astype(np.float64)))
+
+
+def compare(loss, logits, y, backend):
+    """Return how far a backend's value and gradient are from the reference, in ulp of the logits.
+
+    Raises `ArithmeticError` if that is more than the error bounds of the loss allow: one for the
+    backend plus one for the reference.
+    """
+    results = {}
+    for name in ("numpy", backend):
+        with fl.use_backend(name):
+            results[name] = loss.value_and_grad(logits, y)
+    differences = {}
+    for output, actual, expected in zip(
+        ("value", "grad"), results[backend], results["numpy"], strict=True
+    ):
+        differences[output] = ulp_difference(logits.dtype.type(actual), logits.dtype.type(expected))
+        bound = 2 * loss.error_bounds[output][logits.dtype.name]
+        if not differences[output] <= bound:  # also true for nan
+            raise ArithmeticError(
+                f"{output} of {loss.name} ({logits.dtype}) on backend {backend} must be "
+                f"within {bound} ulp of the NumPy reference, not {differences[output]}"
+            )
+    return differences["value"], differences["grad"]
+
+
+def show_agreement(problems, outputs, backends):
+    """Print the largest difference between each backend and the reference, by loss and dtype."""
+    heading("Do the backends agree?")
+    print("Largest difference from the backend numpy, in units in the last place (ulp),")
+    print("at the fitted models:\n")
+    print(f"  {'':<42}{'float32':^16}{'float64':^16}".rstrip())
+    print(f"  {'loss':<34}{'backend':<8}" + f"{'value':>7}{'gradient':>9}" * 2)
+    for problem, output in zip(problems, outputs, strict=True):
+        for backend in backends:
+            if backend == "numpy":
+                continue
+            line = f"  {problem.loss.name:<34}{backend:<8}"
+            for dtype in (np.float32, np.float64):
+                y = as_target(problem.y, dtype)
+                value, grad = compare(problem.loss, output.astype(dtype), y, backend)
+                line += f"{value:>7.2f}{grad:>9.2f}"
+            print(line)
+    if backends == ["numpy"]:
+        print("  numpy is the only backend here: nothing to compare.")
+
+
+def seconds_per_call(loss, logits, y, buffer, repeats=7, budget=0.02):
+    """Return the median time of one call over several repeats, each long enough for the clock."""
+    start = time.perf_counter()
+    loss.value_and_grad(logits, y, out=buffer)
+    once = time.perf_counter() - start
+    number = max(1, min(10000, int(budget / repeats / once)))
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        for _ in range(number):
+            loss.value_and_grad(logits, y, out=buffer)
+        times.append((time.perf_counter() - start) / number)
+    return median(times)
+
+
+def short(number, digits=2):
+    """Write a number with decimals only where they mean something."""
+    return f"{number:.{digits}f}" if number < 100 else f"{number:.0f}"
+
+
+def show_cost(problems, outputs, backends, copies=1000):
+    """Print what one ``value_and_grad`` costs on each backend, for the flowers and many copies."""
+    heading("What does one call cost?")
+    print("Median time of value_and_grad(logits, y, out=buffer) in float32, in microseconds,")
+    print("and how many times faster than the backend numpy that is:")
+    others = [name for name in backends if name != "numpy"]
+    for repeat in (1, copies):
+        print(
+            f"\n  {'loss':<34}{'rows':>7}{'numpy':>10}" + "".join(f"{name:>13}" for name in others)
+        )
+        for problem, output in zip(problems, outputs, strict=True):
+            logits = np.tile(output.astype(np.float32), (repeat, 1))
+            y = as_target(np.concatenate([problem.y] * repeat), np.float32)
+            buffer = np.empty_like(logits)
+            cost = {}
+            for backend in backends:
+                compare(problem.loss, logits, y, backend)  # nothing wrong is ever timed
+                with fl.use_backend(backend):
+                    cost[backend] = seconds_per_call(problem.loss, logits, y, buffer)
+            line = f"  {problem.loss.name:<34}{len(logits):>7}{short(cost['numpy'] * 1e6):>10}"
+            for backend in others:
+                ratio = short(cost["numpy"] / cost[backend], 1) + "x"
+                line += f"{short(cost[backend] * 1e6):>7}{ratio:>6}"
+            print(line)
+
+
+# --------------------------------------------------------------------------------------------------
+# The plot
+# --------------------------------------------------------------------------------------------------
+
+
+def save_plot(path, problems, outputs, histories):
+    """Save a page of four plots: the losses falling, and the three fitted models."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    flowers, species, names = load_iris()
+    styles = [
+        ("#0072b2", "o"),
+        ("#e69f00", "s"),
+        ("#009e73", "^"),
+    ]  # told apart by shape as well as by colour
+    figure = Figure(figsize=(11, 8.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    (falling, linear), (logistic, softmax) = figure.subplots(2, 2)
+    figure.suptitle("fusedloss: three models of Fisher's iris measurements")
+
+    for problem, history, line in zip(problems, histories, ("-", "--", ":"), strict=True):
+        falling.loglog(
+            np.arange(1, len(history) + 1), history, line, color="black", label=problem.loss.name
+        )
+    falling.set(title="The loss falls", xlabel="step", ylabel="loss")
+    falling.legend(fontsize="small")
+
+    for k, (colour, marker) in enumerate(styles):
+        chosen = species == k
+        linear.plot(
+            flowers[chosen, 3],
+            outputs[0][chosen, 0],
+            marker,
+            color=colour,
+            alpha=0.7,
+            label=names[k],
+        )
+    linear.axline((1, 1), slope=1, color="black", linewidth=1)
+    linear.set(title=f"Linear regression: $R^2$ = {r_squared(outputs[0], problems[0].y):.3f}",
+               xlabel="petal width, measured (cm)", ylabel="petal width, fitted (cm)")  # fmt: skip
+    linear.legend(fontsize="small")
+
+    labels = problems[1].y[:, 0]
+    z = np.linspace(-np.abs(outputs[1]).max(), np.abs(outputs[1]).max(), 400)
+    logistic.plot(z, fl.sigmoid(z), color="black", linewidth=1, label="sigmoid(logit)")
+    for k in (0, 1):
+        colour, marker = styles[k + 1]
+        chosen = labels == k
+        logistic.plot(
+            outputs[1][chosen, 0],
+            labels[chosen],
+            marker,
+            color=colour,
+            alpha=0.5,
+            label=names[k + 1],
+        )
+    right = np.count_nonzero((outputs[1][:, 0] > 0) == labels)
+    logistic.axvline(0, color="grey", linewidth=1, linestyle=":")
+    logistic.set(title=f"Logistic regression: {right} of {len(labels)} right",
+                 xlabel="logit", ylabel="probability of virginica")  # fmt: skip
+    logistic.legend(fontsize="small", loc="center left")
+
+    predicted = outputs[2].argmax(axis=1)
+    for k, (colour, marker) in enumerate(styles):
+        chosen = species == k
+        softmax.plot(
+            flowers[chosen, 2], flowers[chosen, 3], marker, color=colour, alpha=0.7, label=names[k]
+        )
+    wrong = predicted != species
+    softmax.plot(
+        flowers[wrong, 2],
+        flowers[wrong, 3],
+        "o",
+        markersize=14,
+        fillstyle="none",
+        color="black",
+        label="wrong",
+    )
+    softmax.set(title=f"Softmax regression: {np.count_nonzero(~wrong)} of {len(species)} right",
+                xlabel="petal length (cm)", ylabel="petal width (cm)")  # fmt: skip
+    softmax.legend(fontsize="small")
+    figure.savefig(path, dpi=120)
+
+
+# --------------------------------------------------------------------------------------------------
+# The command
+# --------------------------------------------------------------------------------------------------
+
+
+def add_arguments(parser):
+    """Add the options of ``python -m fusedloss demo`` to an argparse parser."""
+    parser.add_argument(
+        "--backend", choices=BACKENDS, help="fit with this backend (default: the best one here)"
+    )
+    parser.add_argument(
+        "--plot",
+        metavar="PATH",
+        help=f"save the plot here (default: {PLOT}, where matplotlib is installed)",
+    )
+    parser.add_argument("--no-plot", action="store_true", help="save no plot")
+    parser.set_defaults(parser=parser)
+
+
+def run(arguments):
+    """Run the demo with parsed arguments and return the exit status: 1 if the backends disagree."""
+    can_plot = find_spec("matplotlib") is not None
+    if arguments.plot and not can_plot:
+        arguments.parser.error(
+            "--plot needs matplotlib, which is not installed: pip install 'fusedloss[demo]'"
+        )
+    backend = arguments.backend or fl.runtime_info()["backend"]
+    try:
+        with fl.use_backend(backend):
+            pass
+    except ImportError as error:
+        arguments.parser.error(f"argument --backend: {error}")
+    with fl.use_backend(backend):
+        return report(
+            None if arguments.no_plot or not can_plot else arguments.plot or PLOT, can_plot
+        )
+
+
+def report(path, can_plot):
+    """Fit, compare, time and plot."""
+    _, _, names = load_iris()
+    problems = make_problems()
+    backend = fl.runtime_info()["backend"]
+    print(f"fusedloss {fl.__version__}: three models of Fisher's iris measurements (150 flowers)")
+    print(f"fitted by gradient descent with the backend {backend}")
+    if backend == "numba":
+        print("compiling with Numba first, this can take half a minute ... ", end="", flush=True)
+        print(f"{compile_losses(problems):.1f} s")
+    outputs, histories = fit_and_show(problems, names)
+
+    heading("Which backends are here?")
+    backends = find_backends(problems)
+    try:
+        show_agreement(problems, outputs, backends)
+        show_cost(problems, outputs, backends)
+    except ArithmeticError as error:
+        print(f"\nThe backends DISAGREE: {error}")
+        return 1
+
+    if path:
+        save_plot(path, problems, outputs, histories)
+        print(f"\nPlot saved as {path}")
+    elif not can_plot:
+        print("\nNo plot: matplotlib is not installed (pip install 'fusedloss[demo]')")
+    return 0

@@ -1,21 +1,23 @@
 """Build of the compiled kernels; everything else about the package is in pyproject.toml.
 
-There is one extension module per instruction set level, compiled from the same Cython source with other flags, and
-`fusedloss.kernels.cpu`, compiled for the plain baseline, which says which of them this CPU can run.
+There is one extension module per instruction set level, compiled from the same Cython source with
+other flags, and `fusedloss.kernels.cpu`, compiled for the plain baseline, which says which of them
+this CPU can run.
 
 Environment:
 
 FUSEDLOSS_REQUIRE_NATIVE=1
-    A missing compiler, Cython, NumPy or OpenMP is an error. Otherwise the package is installed without what could not
-    be built, with one warning, and computes with Numba or NumPy.
+    A missing compiler, Cython, NumPy or OpenMP is an error. Otherwise the package is installed
+    without what could not be built, with one warning, and computes with Numba or NumPy.
 CC, CFLAGS, LDFLAGS
     As usual. Flags that would change floating-point results are cancelled.
+LIBOMP_PREFIX
+    macOS: the folder with include/omp.h and lib/libomp.dylib, if it is not one of Homebrew's.
 """
 
 import os
 import sysconfig
 import tempfile
-import warnings
 from glob import glob
 from pathlib import Path
 
@@ -25,17 +27,19 @@ from setuptools.command.build_ext import build_ext
 REQUIRE = os.environ.get("FUSEDLOSS_REQUIRE_NATIVE") == "1"
 SANITIZE = "-fsanitize" in os.environ.get("CFLAGS", "")
 PLATFORM = (os.environ.get("_PYTHON_HOST_PLATFORM") or sysconfig.get_platform()).lower()
+LINUX, MACOS = PLATFORM.startswith("linux"), PLATFORM.startswith("macosx")
 
 KERNELS = "src/fusedloss/kernels"
 
-# Module name -> (flags for GCC and clang, flags for MSVC). The baseline is stated too: a -march=native in the user's
-# CFLAGS would otherwise put instructions into `cpu` that the machines it must run on do not have.
+# Module name -> (flags for GCC and clang, flags for MSVC). The baseline is stated too: a
+# -march=native in the user's CFLAGS would otherwise put instructions into `cpu` that the machines
+# it must run on do not have.
 BASELINE = ([], [])
 LEVELS = {}
 if "aarch64" in PLATFORM or "arm64" in PLATFORM:
-    BASELINE = ([] if PLATFORM.startswith("macosx") else ["-march=armv8-a"], [])
+    BASELINE = ([] if MACOS else ["-march=armv8-a"], [])
     LEVELS = {"generic": BASELINE}
-elif ("x86_64" in PLATFORM or "amd64" in PLATFORM) and not PLATFORM.startswith("macosx"):
+elif ("x86_64" in PLATFORM or "amd64" in PLATFORM) and not MACOS:
     BASELINE = (["-march=x86-64"], [])
     LEVELS = {
         "x86_64_v3": (["-march=x86-64-v3"], ["/arch:AVX2"]),
@@ -43,21 +47,23 @@ elif ("x86_64" in PLATFORM or "amd64" in PLATFORM) and not PLATFORM.startswith("
         "x86_64_v4": (["-march=x86-64-v4", "-mprefer-vector-width=512"], ["/arch:AVX512"]),
     }
 
-# A shared object linked with -ffast-math or its relatives sets flush-to-zero for the whole process (GCC < 13). The flags
-# may come from the environment; these three, last on the compile and on the link line, cancel all of them.
+# A shared object linked with -ffast-math or its relatives sets flush-to-zero for the whole process
+# (GCC < 13). The flags may come from the environment; these three, last on the compile and on the
+# link line, cancel all of them.
 NO_FTZ = ["-O1" if SANITIZE else "-O3", "-fno-fast-math", "-fno-unsafe-math-optimizations"]
-GCC_FLAGS = [
+GCC_COMPILE = [
     "-std=c11",
     "-fvisibility=hidden",
     "-fno-strict-aliasing",
     f"-ffile-prefix-map={os.getcwd()}=.",  # the same bytes from any directory
-    "-fno-math-errno",  # we never read errno
-    "-fno-trapping-math",  # nor floating-point exceptions: selects inside lane loops may be evaluated on both sides
-    "-ffp-contract=off",  # fma only where the source says so: the same bits on every level
+    "-Wno-unused-function",  # Cython's helpers, of which no module uses all
     *NO_FTZ,
+    "-fno-math-errno",  # errno is never read
+    "-fno-trapping-math",  # nor are exception flags: both sides of a select may be evaluated
+    "-ffp-contract=off",  # fma only where the source says so: the same bits on every level
 ]
-GCC_LINK = [*NO_FTZ, *(["-Wl,--strip-debug"] if PLATFORM.startswith("linux") and not SANITIZE else [])]
-MSVC_FLAGS = ["/O2", "/fp:precise", "/std:c11"]
+GCC_LINK = [*NO_FTZ, *(["-Wl,--strip-debug"] if LINUX and not SANITIZE else [])]
+MSVC_COMPILE = ["/O2", "/fp:precise", "/std:c11"]
 
 DIRECTIVES = {
     "language_level": 3,
@@ -67,6 +73,9 @@ DIRECTIVES = {
     "initializedcheck": False,
     "freethreading_compatible": True,
 }
+
+PYTHON_PROBE = "#include <Python.h>\nint fl_probe(void) { return PY_MAJOR_VERSION; }\n"
+OPENMP_PROBE = "#include <omp.h>\nint fl_probe(void) { return omp_get_max_threads(); }\n"
 
 
 class Unavailable(Exception):
@@ -79,7 +88,7 @@ class BuildExt(build_ext):
     def finalize_options(self):
         super().finalize_options()
         if self.parallel is None:
-            self.parallel = min(len(self.extensions or [1]), os.cpu_count() or 1)
+            self.parallel = min(len(self.extensions or ()), os.cpu_count() or 1)
 
     def build_extensions(self):
         try:
@@ -87,18 +96,17 @@ class BuildExt(build_ext):
         except Unavailable as missing:
             if REQUIRE:
                 raise RuntimeError(f"FUSEDLOSS_REQUIRE_NATIVE=1, but {missing}") from missing
-            warnings.warn(
-                f"fusedloss is built without compiled kernels, because {missing}. "
-                "It will compute with Numba where that is installed, and with NumPy elsewhere.",
-                stacklevel=2,
+            self.warn(
+                f"fusedloss has no compiled kernels, because {missing}: "
+                "it will compute with Numba where that is installed, and with NumPy elsewhere"
             )
             self.extensions = []
         super().build_extensions()
 
     def prepare(self):
         """Check compiler, NumPy and Cython; translate the .pyx files; set each module's flags."""
-        if not self.links("int fl_probe(void) { return 0; }\n", [], []):
-            raise Unavailable("no working C compiler was found")
+        if not self.links(PYTHON_PROBE):
+            raise Unavailable("no C compiler was found that can build extension modules")
         try:
             import numpy
             from Cython.Build import cythonize
@@ -112,13 +120,13 @@ class BuildExt(build_ext):
             ext.extra_compile_args = [
                 *(level or BASELINE)[msvc],
                 *(openmp_compile if level else []),
-                *(MSVC_FLAGS if msvc else GCC_FLAGS),
+                *(MSVC_COMPILE if msvc else GCC_COMPILE),
             ]
             ext.extra_link_args = [*(openmp_link if level else []), *([] if msvc else GCC_LINK)]
             ext.include_dirs = [numpy.get_include(), KERNELS]
 
-        # In processes, since Cython's compiler holds the GIL. Only the sources are taken over: cythonize() returns
-        # new objects without the attributes that setuptools has put on these.
+        # In processes, since Cython's compiler holds the GIL. Only the sources are taken over:
+        # cythonize() returns new objects, without what setuptools has noted on these.
         translated = cythonize(
             [Extension(ext.name, ext.sources, depends=ext.depends) for ext in self.extensions],
             build_dir="build/cython",
@@ -131,37 +139,37 @@ class BuildExt(build_ext):
             ext.sources = sources[ext.name]
 
     def openmp(self, msvc):
-        """Compile and link flags for OpenMP, empty where it does not work: then the kernels are serial."""
+        """Compile and link flags for OpenMP; none where it does not work: serial kernels."""
         if msvc:
             candidates = [(["/openmp"], [])]
-        elif PLATFORM.startswith("macosx"):
-            # Apple's clang knows the pragmas, but ships neither header nor library; LIBOMP_PREFIX says where they are.
-            prefixes = [os.environ.get("LIBOMP_PREFIX"), "/opt/homebrew/opt/libomp", "/usr/local/opt/libomp"]
+        elif MACOS:
+            # Apple's clang knows the pragmas, but ships neither the header nor the library.
+            prefixes = [os.environ.get("LIBOMP_PREFIX"), "/opt/homebrew/opt/libomp"]
             candidates = [
-                (["-Xpreprocessor", "-fopenmp", f"-I{prefix}/include"], [f"-L{prefix}/lib", "-lomp"])
-                for prefix in prefixes
-                if prefix
+                (["-Xpreprocessor", "-fopenmp", f"-I{at}/include"], [f"-L{at}/lib", "-lomp"])
+                for at in prefixes
+                if at
             ]
         else:
             candidates = [(["-fopenmp"], ["-fopenmp"])]
-        for compile_args, link_args in candidates:
-            if self.links(
-                "#include <omp.h>\nint fl_probe(void) { return omp_get_max_threads(); }\n", compile_args, link_args
-            ):
-                return compile_args, link_args
+        for flags in candidates:
+            if self.links(OPENMP_PROBE, *flags):
+                return flags
         if REQUIRE:
             raise Unavailable("OpenMP does not compile and link")
-        warnings.warn("fusedloss: OpenMP does not compile and link, so the kernels will use one thread", stacklevel=2)
+        self.warn("OpenMP does not compile and link: fusedloss's kernels will use one thread")
         return [], []
 
-    def links(self, source, compile_args, link_args):
-        """Whether `source` compiles and links to a shared object (LDFLAGS are applied to nothing else)."""
+    def links(self, source, compile_args=(), link_args=()):
+        """Whether `source` gives a shared object; LDFLAGS are applied to nothing less."""
+        exported = ["/EXPORT:fl_probe"] if self.compiler.compiler_type == "msvc" else []
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "probe.c")
             path.write_text(source)
             try:
-                objects = self.compiler.compile([str(path)], output_dir=folder, extra_postargs=compile_args)
-                exported = ["/EXPORT:fl_probe"] if self.compiler.compiler_type == "msvc" else []
+                objects = self.compiler.compile(
+                    [str(path)], output_dir=folder, extra_postargs=list(compile_args)
+                )
                 self.compiler.link_shared_object(
                     objects, str(path.with_suffix(".so")), extra_postargs=[*link_args, *exported]
                 )
@@ -170,21 +178,20 @@ class BuildExt(build_ext):
         return True
 
 
-# A change in any of these files rebuilds all modules; listed by hand, since each level module includes nearly all of them.
-INCLUDED = sorted(glob(f"{KERNELS}/*.pxi") + glob(f"{KERNELS}/*.pxd") + glob(f"{KERNELS}/*.h"))
+# What a change of rebuilds everything. The list is not per module, because each level module
+# includes all of the .pxi files.
+DEPENDS = ["setup.py", *sorted(glob(f"{KERNELS}/*.pxi") + glob(f"{KERNELS}/*.h"))]
 
+# Optional: where a compiler does not know the flags of a level, that module alone is left out.
 EXTENSIONS = [
-    Extension("fusedloss.kernels.cpu", [f"{KERNELS}/cpu.pyx"], optional=not REQUIRE),
-    *(
-        Extension(
-            f"fusedloss.kernels.{level}",
-            [f"{KERNELS}/{level}.pyx"],
-            depends=INCLUDED,
-            define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
-            optional=not REQUIRE,
-        )
-        for level in LEVELS
-    ),
+    Extension(
+        f"fusedloss.kernels.{name}",
+        [f"{KERNELS}/{name}.pyx"],
+        depends=DEPENDS,
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+        optional=not REQUIRE,
+    )
+    for name in ("cpu", *LEVELS)
 ]
 
 setup(ext_modules=EXTENSIONS, cmdclass={"build_ext": BuildExt})

@@ -2,8 +2,8 @@
 """Which instruction set level this CPU, and the operating system under it, can run.
 
 Compiled with the flags of the baseline and without OpenMP, so that it can be imported anywhere. The
-CPU is asked by hand: clang before 17 does not know level names in `__builtin_cpu_supports`, and MSVC
-has no such function.
+CPU is asked by hand: clang before 17 does not know level names in `__builtin_cpu_supports`, and
+MSVC has no such function.
 """
 
 cdef extern from *:

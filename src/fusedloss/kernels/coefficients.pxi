@@ -1,51 +1,69 @@
 # Made by ci/fit_polynomials.py; do not edit.
+#
+# C macros, because Cython cannot read hexadecimal floats and because they are then compile-time constants.
 cdef extern from *:
     """
+    /* log2(e), and ln 2 = HI + LO for r = fma(n, -LO, fma(n, -HI, x)) */
     #define FL_LOG2EF (0x1.715476p+0f)
     #define FL_LN2F_HI (0x1.62e43p-1f)
     #define FL_LN2F_LO (-0x1.05c61p-29f)
-    #define FL_EXPF_C2 (0x1.fffffcp-2f)
-    #define FL_EXPF_C3 (0x1.555492p-3f)
-    #define FL_EXPF_C4 (0x1.5558f2p-5f)
-    #define FL_EXPF_C5 (0x1.123a20p-7f)
-    #define FL_EXPF_C6 (0x1.6a23ccp-10f)
-    #define FL_LOG1PF_C2 (-0x1.ffffbep-2f)
-    #define FL_LOG1PF_C3 (0x1.554c8p-2f)
-    #define FL_LOG1PF_C4 (-0x1.ff0f86p-3f)
-    #define FL_LOG1PF_C5 (0x1.92f69p-3f)
-    #define FL_LOG1PF_C6 (-0x1.397552p-3f)
-    #define FL_LOG1PF_C7 (0x1.b25328p-4f)
-    #define FL_LOG1PF_C8 (-0x1.d29c5cp-5f)
-    #define FL_LOG1PF_C9 (0x1.453e98p-6f)
-    #define FL_LOG1PF_C10 (-0x1.a93294p-9f)
+    /* the same in float64 */
     #define FL_LOG2E (0x1.71547652b82fep+0)
     #define FL_LN2_HI (0x1.62e42fefa39efp-1)
     #define FL_LN2_LO (0x1.abc9e3b39803fp-56)
-    #define FL_LN2_SPLIT_HI (0x1.62e42fefa3p-1)
-    #define FL_LN2_SPLIT_LO (0x1.3de6af278ece6p-42)
+    /* ln 2 = HI + LO with 12 zero bits at the end of HI, so that k*HI is exact for |k| <= 4096 */
+    #define FL_LN2_SPLIT_HI (0x1.62e42fefa4p-1)
+    #define FL_LN2_SPLIT_LO (-0x1.8432a1b0e2634p-43)
+    /* exp(r) = 1 + r + C2 r^2 + ... + C6 r^6 on |r| <= 0.5014 ln 2
+       relative error <= 2^-28.21 (2^-28.25 with unrounded coefficients) */
+    #define FL_EXPF_C2 (0x1.fffffcp-2f)
+    #define FL_EXPF_C3 (0x1.555492p-3f)
+    #define FL_EXPF_C4 (0x1.5558cp-5f)
+    #define FL_EXPF_C5 (0x1.1239e4p-7f)
+    #define FL_EXPF_C6 (0x1.6a3dacp-10f)
+    /* log1p(e) = e + e^2 (C2 + C3 e + ... + C10 e^8) on 0 <= e <= 1
+       relative error <= 2^-27.48 (2^-27.53 with unrounded coefficients) */
+    #define FL_LOG1PF_C2 (-0x1.ffffd2p-2f)
+    #define FL_LOG1PF_C3 (0x1.554ddp-2f)
+    #define FL_LOG1PF_C4 (-0x1.ff23e8p-3f)
+    #define FL_LOG1PF_C5 (0x1.934b72p-3f)
+    #define FL_LOG1PF_C6 (-0x1.3a440ep-3f)
+    #define FL_LOG1PF_C7 (0x1.b4b20ap-4f)
+    #define FL_LOG1PF_C8 (-0x1.d6bcdep-5f)
+    #define FL_LOG1PF_C9 (0x1.492ae4p-6f)
+    #define FL_LOG1PF_C10 (-0x1.af78bp-9f)
+    /* exp(r) = 1 + r + C2 r^2 + ... + C12 r^12 on |r| <= 0.5001 ln 2
+       relative error <= 2^-63.80 (2^-64.02 with unrounded coefficients) */
     #define FL_EXP_C2 (0x1p-1)
-    #define FL_EXP_C3 (0x1.5555555555558p-3)
-    #define FL_EXP_C4 (0x1.55555555555dap-5)
-    #define FL_EXP_C5 (0x1.111111110fd20p-7)
-    #define FL_EXP_C6 (0x1.6c16c16bdfe8cp-10)
-    #define FL_EXP_C7 (0x1.a01a01ad0f4b1p-13)
-    #define FL_EXP_C8 (0x1.a01a02c37a57ep-16)
-    #define FL_EXP_C9 (0x1.71de0013de896p-19)
-    #define FL_EXP_C10 (0x1.27e25795b57cep-22)
-    #define FL_EXP_C11 (0x1.af504e75ca406p-26)
-    #define FL_EXP_C12 (0x1.238b36f36c9d9p-29)
+    #define FL_EXP_C3 (0x1.555555555555ap-3)
+    #define FL_EXP_C4 (0x1.5555555555531p-5)
+    #define FL_EXP_C5 (0x1.111111110f167p-7)
+    #define FL_EXP_C6 (0x1.6c16c16c26f9bp-10)
+    #define FL_EXP_C7 (0x1.a01a01b1e423ap-13)
+    #define FL_EXP_C8 (0x1.a01a0151dd926p-16)
+    #define FL_EXP_C9 (0x1.71ddf388e2f53p-19)
+    #define FL_EXP_C10 (0x1.27e58f5337e1p-22)
+    #define FL_EXP_C11 (0x1.af66b9f47e961p-26)
+    #define FL_EXP_C12 (0x1.1e624d4742cfbp-29)
+    /* log(y) = 2 s (1 + C1 z + ... + C8 z^8), s = (y - 1)/(y + 1), z = s^2, on sqrt(1/2) <= y <= sqrt(2)
+       relative error <= 2^-66.58 (2^-66.73 with unrounded coefficients) */
     #define FL_LOG_C1 (0x1.5555555555555p-2)
-    #define FL_LOG_C2 (0x1.9999999999a38p-3)
-    #define FL_LOG_C3 (0x1.2492492476cccp-3)
-    #define FL_LOG_C4 (0x1.c71c720159177p-4)
-    #define FL_LOG_C5 (0x1.745cf9048dd95p-4)
-    #define FL_LOG_C6 (0x1.3b1c355a8f7a2p-4)
-    #define FL_LOG_C7 (0x1.0fbe95d71602p-4)
-    #define FL_LOG_C8 (0x1.0c039c49989c6p-4)
+    #define FL_LOG_C2 (0x1.9999999999d1p-3)
+    #define FL_LOG_C3 (0x1.24924924399bcp-3)
+    #define FL_LOG_C4 (0x1.c71c724b4104cp-4)
+    #define FL_LOG_C5 (0x1.745ce1d5470f4p-4)
+    #define FL_LOG_C6 (0x1.3b202255761fap-4)
+    #define FL_LOG_C7 (0x1.0f6774dfe0d54p-4)
+    #define FL_LOG_C8 (0x1.0f0c1fa5770bap-4)
     """
     const float FL_LOG2EF
     const float FL_LN2F_HI
     const float FL_LN2F_LO
+    const double FL_LOG2E
+    const double FL_LN2_HI
+    const double FL_LN2_LO
+    const double FL_LN2_SPLIT_HI
+    const double FL_LN2_SPLIT_LO
     const float FL_EXPF_C2
     const float FL_EXPF_C3
     const float FL_EXPF_C4
@@ -60,11 +78,6 @@ cdef extern from *:
     const float FL_LOG1PF_C8
     const float FL_LOG1PF_C9
     const float FL_LOG1PF_C10
-    const double FL_LOG2E
-    const double FL_LN2_HI
-    const double FL_LN2_LO
-    const double FL_LN2_SPLIT_HI
-    const double FL_LN2_SPLIT_LO
     const double FL_EXP_C2
     const double FL_EXP_C3
     const double FL_EXP_C4

@@ -1,0 +1,574 @@
+"""Fit the polynomials of the kernels and write src/fusedloss/kernels/coefficients.pxi.
+
+    python ci/fit_polynomials.py                 write the file (about ten seconds)
+    python ci/fit_polynomials.py --check         exit 1 if the file differs from what would be written
+    python ci/fit_polynomials.py --measure       run the recipes in emulated float arithmetic, print the largest errors
+    python ci/fit_polynomials.py --measure --exhaustive    the same with every float32 input (minutes)
+    python ci/fit_polynomials.py --search        look for better roundings of log1p's float32 coefficients (minutes)
+
+Fitting needs mpmath and nothing else. Measuring and searching need NumPy too.
+
+Every fit is a linear minimax problem: the leading coefficients are fixed at their exact values, the others
+minimise the largest relative error over the interval. The coefficients must also be floating-point numbers, so
+they are rounded one after the other, from the lowest power up, and those that are still free are fitted again
+after each rounding: the later coefficients take up the error that the earlier ones were forced to make. For
+float32, where the rounding of coefficients is visible in the error, a search over neighbouring numbers follows.
+
+All steps are deterministic, so the file can be compared byte by byte.
+"""
+
+import argparse
+import itertools
+import math
+import random
+import sys
+from pathlib import Path
+
+import mpmath
+from mpmath import mpf
+
+mpmath.mp.prec = 240  # the smallest error below is near 2**-67, and solving for 11 coefficients loses about 60 bits
+
+FILE = Path(__file__).resolve().parent.parent / "src" / "fusedloss" / "kernels" / "coefficients.pxi"
+FLOAT32, FLOAT64 = 24, 53  # bits of the significand
+
+
+def log2(x):
+    """Base-2 logarithm of a positive number, as a float."""
+    return float(mpmath.log(x, 2))
+
+
+def rounded(x, bits):
+    """`x` rounded to nearest, ties to even, with `bits` significant bits."""
+    if x == 0:
+        return mpf(0)
+    mantissa, exponent = mpmath.frexp(x)
+    return mpmath.ldexp(mpmath.nint(mpmath.ldexp(mantissa, bits)), int(exponent) - bits)
+
+
+def spacing(x, bits):
+    """Distance between `x` and the next number of `bits` bits away from zero."""
+    return mpmath.ldexp(1, int(mpmath.frexp(x)[1]) - bits)
+
+
+def literal(x, bits):
+    """`x` as a C literal: hexadecimal, so that no compiler rounds it."""
+    text = float(x).hex()
+    if mpf(float(x)) != x or rounded(x, bits) != x:
+        raise ValueError(f"{mpmath.nstr(x, 20)} is not a number of {bits} bits")
+    digits, exponent = text.split("p")
+    digits = digits.rstrip("0").rstrip(".") if "." in digits else digits
+    return f"{digits}p{exponent}{'f' if bits == FLOAT32 else ''}"
+
+
+class Fit:
+    """A polynomial in `u` with some coefficients given and the others free.
+
+    ``function(u)`` is approximated by ``given(u) + sum of c[k] * u**k`` with `k` over `powers`.
+
+    Parameters
+    ----------
+    prefix : str
+        The macro of c[k] is named ``<prefix><k>``.
+    powers : range
+        Powers of the free coefficients.
+    function, given : callable
+        What is approximated, and the part of the polynomial that is not free; one mpf to one mpf.
+    interval : pair of mpf
+        Range of `u`.
+    bits : int
+        Bits of the coefficients' significands, FLOAT32 or FLOAT64.
+    limit : float
+        Base-2 logarithm of the relative error that the rounded polynomial must not exceed.
+    about : str
+        Formula and interval, for the comment in the file.
+    nudges : dict
+        Power -> units in the last place added after rounding, as found by `--search`.
+    """
+
+    def __init__(self, prefix, powers, function, given, interval, bits, limit, about, nudges=None):
+        self.prefix, self.powers, self.bits, self.limit, self.about = prefix, list(powers), bits, limit, about
+        self.function, self.given = function, given
+        self.low, self.high = interval
+        self.nudges = nudges or {}
+
+    def grid(self, points):
+        """Chebyshev points of the interval with both ends, without u = 0, where every error here is exactly 0."""
+        middle, half = (self.low + self.high) / 2, (self.high - self.low) / 2
+        found = [middle - half * mpmath.cos(mpmath.pi * i / (points - 1)) for i in range(points)]
+        return [u for u in found if abs(u) > half * mpf(2) ** -40]
+
+    def error(self, coefficients, u):
+        """Relative error at `u` of the polynomial with `coefficients` (power -> value)."""
+        value = self.given(u) + sum(c * u**k for k, c in coefficients.items())
+        truth = self.function(u)
+        return (value - truth) / truth
+
+    def largest_error(self, coefficients, points):
+        """Largest absolute relative error on a grid, and where it is."""
+        return max((abs(self.error(coefficients, u)), u) for u in self.grid(points))
+
+    def minimax(self, fixed):
+        """Coefficients of smallest largest relative error, those in `fixed` (power -> value) kept.
+
+        Remez exchange on a grid: solve for an error of equal size and alternating sign on n + 1 points, take the
+        point of the largest error found into that set, repeat until nothing is larger. The free powers are consecutive,
+        so the free part is u**k times a polynomial. Where u**k is negative its sign is divided out of both sides:
+        without that the theorem of alternating signs does not hold on an interval around 0.
+        """
+        free = [k for k in self.powers if k not in fixed]
+        grid = self.grid(24 * (len(free) + 1))
+        scale = [self.function(u) * (mpmath.sign(u) ** free[0]) for u in grid]
+        target = [-self.error(fixed, u) * self.function(u) / f for u, f in zip(grid, scale, strict=True)]
+        basis = [[u**k / f for k in free] for u, f in zip(grid, scale, strict=True)]
+        count = len(free) + 1
+        chosen = [round(i * (len(grid) - 1) / (count - 1)) if count > 1 else 0 for i in range(count)]
+        for _ in range(1000):
+            matrix = mpmath.matrix([[*basis[i], mpf((-1) ** j)] for j, i in enumerate(chosen)])
+            solution = mpmath.lu_solve(matrix, mpmath.matrix([target[i] for i in chosen]))
+            level = abs(solution[count - 1])
+            residual = [
+                t - sum(solution[j] * b for j, b in enumerate(row)) for t, row in zip(target, basis, strict=True)
+            ]
+            new = max(range(len(grid)), key=lambda i: abs(residual[i]))
+            if abs(residual[new]) <= level * (1 + mpf(2) ** -30):
+                break
+            first = 1 if solution[count - 1] >= 0 else -1
+            signs = [first * (-1) ** j for j in range(count)]
+            chosen = exchanged(chosen, signs, new, 1 if residual[new] > 0 else -1)
+        else:
+            raise RuntimeError(f"{self.prefix}: no equal error after 1000 exchanges")
+        return {**fixed, **{k: solution[j] for j, k in enumerate(free)}}
+
+    def rounded_coefficients(self):
+        """Coefficients as numbers of `bits` bits: rounding with refits, then neighbours, then nudges."""
+        fixed = {}
+        for power in self.powers:
+            fixed[power] = rounded(self.minimax(fixed)[power], self.bits)
+        if self.bits == FLOAT32:
+            fixed = self.best_neighbour(fixed)
+        return {k: c + self.nudges.get(k, 0) * spacing(c, self.bits) for k, c in fixed.items()}
+
+    def best_neighbour(self, coefficients):
+        """Move pairs of coefficients by one or two units in the last place while the largest error shrinks.
+
+        Python's floats are exact enough for it: the errors of float32 fits are near 2**-30.
+        """
+        grid = self.grid(20 * len(self.powers))
+        truth = [self.function(u) for u in grid]
+        step = {k: spacing(c, self.bits) for k, c in coefficients.items()}
+        columns = {k: [float(u**k / f * step[k]) for u, f in zip(grid, truth, strict=True)] for k in self.powers}
+        errors = [float(self.error(coefficients, u)) for u in grid]
+        units = dict.fromkeys(self.powers, 0)
+        best = max(map(abs, errors))
+        moves = [
+            (j, a, k, b)
+            for j, k in itertools.combinations(self.powers, 2)
+            for a in range(-2, 3)
+            for b in range(-2, 3)
+            if (a, b) != (0, 0)
+        ]
+        while True:
+            candidates = []
+            for j, a, k, b in moves:
+                new = max(
+                    abs(e + a * x + b * y) for e, x, y in zip(errors, columns[j], columns[k], strict=True)
+                )
+                candidates.append((new, j, a, k, b))
+            new, j, a, k, b = min(candidates)
+            if new >= best * (1 - 1e-9):
+                return {i: c + units[i] * step[i] for i, c in coefficients.items()}
+            best = new
+            units[j] += a
+            units[k] += b
+            errors = [e + a * x + b * y for e, x, y in zip(errors, columns[j], columns[k], strict=True)]
+
+
+def exchanged(chosen, signs, new, sign):
+    """Sorted indices `chosen`, whose residuals have the alternating `signs`, with the index `new` taking a place.
+
+    The one that leaves is the neighbour whose residual has the sign of the new one, so the signs still alternate.
+    """
+    after = sum(i < new for i in chosen)
+    if after == 0:
+        return [new, *(chosen[1:] if signs[0] == sign else chosen[:-1])]
+    if after == len(chosen):
+        return [*(chosen[:-1] if signs[-1] == sign else chosen[1:]), new]
+    at = after - 1 if signs[after - 1] == sign else after
+    return [*chosen[:at], new, *chosen[at + 1 :]]
+
+
+def fits():
+    """The fits, in the order of the file."""
+    ln2 = mpmath.log(2)
+    # |r| = |x - n ln 2| exceeds ln(2)/2 because log2(e) is rounded in n = rint(x * log2(e)): by up to 0.0013 ln 2 in
+    # float32 at |x| = 2**16, where the kernels stop using the exponent shift; by far less in float64 (2**40).
+    half, wide = mpf("0.5014") * ln2, mpf("0.5001") * ln2
+    # z = s**2 with s = (y - 1)/(y + 1) and y in [sqrt(1/2), sqrt(2))
+    largest = ((mpmath.sqrt(2) - 1) / (mpmath.sqrt(2) + 1)) ** 2
+    return [
+        Fit(
+            "FL_EXPF_C",
+            range(2, 7),
+            mpmath.exp,
+            lambda r: 1 + r,
+            (-half, half),
+            FLOAT32,
+            -28,
+            "exp(r) = 1 + r + C2 r^2 + ... + C6 r^6 on |r| <= 0.5014 ln 2",
+        ),
+        Fit(
+            "FL_LOG1PF_C",
+            range(2, 11),
+            mpmath.log1p,
+            lambda e: e,
+            (mpf(0), mpf(1)),
+            FLOAT32,
+            -27,
+            "log1p(e) = e + e^2 (C2 + C3 e + ... + C10 e^8) on 0 <= e <= 1",
+            # Largest error of log1pf's recipe over every float32 in [2^-13, 1]: 1.204 ulp without the nudges.
+            nudges=LOG1PF_NUDGES,
+        ),
+        Fit(
+            "FL_EXP_C",
+            range(2, 13),
+            mpmath.exp,
+            lambda r: 1 + r,
+            (-wide, wide),
+            FLOAT64,
+            -63,
+            "exp(r) = 1 + r + C2 r^2 + ... + C12 r^12 on |r| <= 0.5001 ln 2",
+        ),
+        Fit(
+            "FL_LOG_C",
+            range(1, 9),  # seven terms stop at 2**-59.5
+            lambda z: mpmath.atanh(mpmath.sqrt(z)) / mpmath.sqrt(z),
+            lambda z: mpf(1),
+            (mpf(0), largest),
+            FLOAT64,
+            -60,
+            "log(y) = 2 s (1 + C1 z + ... + C8 z^8), s = (y - 1)/(y + 1), z = s^2, on sqrt(1/2) <= y <= sqrt(2)",
+        ),
+    ]
+
+
+LOG1PF_NUDGES = {}
+
+
+def constants():
+    """(about, bits, {name: value}) of the constants that need no fit."""
+    ln2 = mpmath.log(2)
+    high32, high64 = rounded(ln2, FLOAT32), rounded(ln2, FLOAT64)
+    split = rounded(ln2, FLOAT64 - 12)  # 12 bits of room: |k| <= 2100 < 2**12
+    return [
+        (
+            "log2(e), and ln 2 = HI + LO for r = fma(n, -LO, fma(n, -HI, x))",
+            FLOAT32,
+            {
+                "FL_LOG2EF": rounded(1 / ln2, FLOAT32),
+                "FL_LN2F_HI": high32,
+                "FL_LN2F_LO": rounded(ln2 - high32, FLOAT32),
+            },
+        ),
+        (
+            "the same in float64",
+            FLOAT64,
+            {
+                "FL_LOG2E": rounded(1 / ln2, FLOAT64),
+                "FL_LN2_HI": high64,
+                "FL_LN2_LO": rounded(ln2 - high64, FLOAT64),
+            },
+        ),
+        (
+            "ln 2 = HI + LO with 12 zero bits at the end of HI, so that k*HI is exact for |k| <= 4096",
+            FLOAT64,
+            {"FL_LN2_SPLIT_HI": split, "FL_LN2_SPLIT_LO": rounded(ln2 - split, FLOAT64)},
+        ),
+    ]
+
+
+def upwards(exponent):
+    """`exponent` with two decimals, rounded up: an upper bound stays one. The grid may miss a peak by 0.001."""
+    return f"{math.ceil((exponent + 0.001) * 100) / 100:.2f}"
+
+
+def solved(fit):
+    """Coefficients of `fit` (name -> value) and its comment, which states the errors reached."""
+    best = log2(fit.largest_error(fit.minimax({}), 600)[0])
+    coefficients = fit.rounded_coefficients()
+    reached = log2(fit.largest_error(coefficients, 3000)[0])
+    if reached > fit.limit:
+        raise RuntimeError(f"{fit.prefix}: error 2**{reached:.2f} exceeds 2**{fit.limit}")
+    comment = f"{fit.about}\nrelative error <= 2^{upwards(reached)} (2^{upwards(best)} with unrounded coefficients)"
+    return comment, fit.bits, {f"{fit.prefix}{k}": c for k, c in coefficients.items()}
+
+
+def file_text():
+    """The whole file."""
+    groups = [*constants(), *map(solved, fits())]
+    macros, declarations = [], []
+    for about, bits, values in groups:
+        macros.append("    /* " + about.replace("\n", "\n       ") + " */")
+        for name, value in values.items():
+            macros.append(f"    #define {name} ({literal(value, bits)})")
+            declarations.append(f"    const {'float' if bits == FLOAT32 else 'double'} {name}")
+    head = [
+        "# Made by ci/fit_polynomials.py; do not edit.",
+        "#",
+        "# C macros, because Cython cannot read hexadecimal floats and because they are then compile-time constants.",
+        "cdef extern from *:",
+        '    """',
+    ]
+    return "\n".join([*head, *macros, '    """', *declarations, ""])
+
+
+# Measuring: the recipes in emulated float arithmetic
+
+
+def float_parts(numpy):
+    """fma for float32 and float64 arrays, exactly rounded, by error-free transformations."""
+
+    def two_sum(a, b):
+        total = a + b
+        part = total - a
+        return total, (a - (total - part)) + (b - part)
+
+    def odd_sum(a, b):
+        """a + b rounded to odd (Boldo and Melquiond 2008): a later rounding to fewer bits is then the only one."""
+        total, error = two_sum(a, b)
+        bits = total.view(numpy.int64)
+        even = (bits & 1 == 0) & (error != 0)
+        return (bits + even * numpy.where((error > 0) == (total > 0), 1, -1)).view(numpy.float64)
+
+    def fma32(a, b, c):
+        wide = numpy.multiply(a, b, dtype=numpy.float64)  # exact: 48 bits
+        c = numpy.broadcast_to(numpy.asarray(c, numpy.float64), wide.shape)
+        return odd_sum(wide, c).astype(numpy.float32)
+
+    def halves(a):
+        scaled = a * 134217729.0  # 2**27 + 1 (Veltkamp)
+        high = scaled - (scaled - a)
+        return high, a - high
+
+    def fma64(a, b, c):
+        a, b, c = numpy.broadcast_arrays(*(numpy.asarray(v, numpy.float64) for v in (a, b, c)))
+        product = a * b
+        (ah, al), (bh, bl) = halves(a), halves(b)
+        low = ((ah * bh - product) + ah * bl + al * bh) + al * bl  # Dekker: a*b = product + low
+        first, rest = two_sum(c, low)
+        top, middle = two_sum(product, first)
+        return top + odd_sum(middle, rest)
+
+    return fma32, fma64
+
+
+class Recipes:
+    """The recipes of the kernels in emulated arithmetic, with the coefficients `values` (name -> Python float)."""
+
+    def __init__(self, values):
+        import numpy
+
+        self.numpy = numpy
+        self.fma32, self.fma64 = float_parts(numpy)
+        self.values = {k: numpy.float32(v) if is_float32(k) else numpy.float64(v) for k, v in values.items()}
+
+    def horner(self, fma, prefix, powers, u):
+        """c[first] + c[first + 1] u + ..."""
+        result = self.numpy.full_like(u, self.values[f"{prefix}{powers[-1]}"])
+        for k in reversed(powers[:-1]):
+            result = fma(result, u, self.values[f"{prefix}{k}"])
+        return result
+
+    def expf(self, x):
+        """float32 exp: reduction by adding a magic number, degree 6, Horner to the end."""
+        np, fma, v = self.numpy, self.fma32, self.values
+        magic = np.float32(1.5 * 2**23 + 127)
+        z = fma(x, v["FL_LOG2EF"], magic)
+        n = z - magic
+        r = fma(n, -v["FL_LN2F_LO"], fma(n, -v["FL_LN2F_HI"], x))
+        scale = (z.view(np.int32) << 23).view(np.float32)
+        one = np.float32(1)
+        q = self.horner(fma, "FL_EXPF_C", range(2, 7), r)
+        return fma(fma(q, r, one), r, one) * scale
+
+    def log1pf(self, e):
+        """float32 log1p on [0, 1], degree 10."""
+        q = self.horner(self.fma32, "FL_LOG1PF_C", range(2, 11), e)
+        return self.fma32(e * e, q, e)
+
+    def exp(self, x):
+        """float64 exp, as `expf` with degree 12."""
+        np, fma, v = self.numpy, self.fma64, self.values
+        magic = np.float64(1.5 * 2**52 + 1023)
+        z = fma(x, v["FL_LOG2E"], magic)
+        n = z - magic
+        r = fma(n, -v["FL_LN2_LO"], fma(n, -v["FL_LN2_HI"], x))
+        scale = (z.view(np.int64) << 52).view(np.float64)
+        q = self.horner(fma, "FL_EXP_C", range(2, 13), r)
+        return fma(fma(q, r, 1.0), r, 1.0) * scale
+
+    def log(self, y, correction=0.0):
+        """float64 log(y), plus correction / y.
+
+        With y = 2^k (1 + f) and s = f / (2 + f), log(1 + f) = 2s + s R with R = 2 z P(z). Because 2s = f - s f and
+        s f = f^2/2 - s f^2/2, this is f - (f^2/2 - s (f^2/2 + R)): the large part f is exact, and the rounding
+        errors of the quotient s only enter through a small term. Summing 2s + s R instead costs 1.97 ulp.
+        """
+        np, fma, v = self.numpy, self.fma64, self.values
+        k = (y.view(np.int64) - np.float64(math.sqrt(0.5)).view(np.int64)) >> 52
+        f = (y.view(np.int64) - (k << 52)).view(np.float64) - 1.0
+        k = k.astype(np.float64)
+        s = f / (2.0 + f)
+        z = s * s
+        r = 2.0 * z * self.horner(fma, "FL_LOG_C", range(1, 9), z)
+        half = 0.5 * f * f
+        low = fma(k, v["FL_LN2_SPLIT_LO"], correction / y)
+        return fma(k, v["FL_LN2_SPLIT_HI"], f - (half - fma(s, half + r, low)))
+
+    def log1p(self, u):
+        """float64 log1p for u >= 0: log of the rounded sum, corrected by its rounding error."""
+        y = 1.0 + u
+        return self.log(y, u - (y - 1.0))
+
+
+def is_float32(name):
+    """Whether a macro is float32: its first word after FL_ ends in F."""
+    return name.split("_")[1].endswith("F")
+
+
+def committed_values(text):
+    """Name -> Python float of the macros in the text of the file."""
+    lines = [line.split() for line in text.splitlines() if line.startswith("    #define ")]
+    return {name: float.fromhex(value.strip("()").rstrip("f")) for _, name, value in lines}
+
+
+def ulps(numpy, got, truth, bits):
+    """|got - truth| in units in the last place of a `bits`-bit number of the size of `truth`."""
+    exponent = numpy.frexp(numpy.abs(truth))[1]
+    return (numpy.abs(got.astype(truth.dtype) - truth) * numpy.ldexp(truth.dtype.type(1), bits - exponent)).astype(
+        numpy.float64
+    )
+
+
+def exact_ulps(got, x, function, bits):
+    """The same for one pair of numbers, with mpmath."""
+    truth = function(mpf(float(x)))
+    return float(abs(mpf(float(got)) - truth) / spacing(truth, bits))
+
+
+def measure(points, exhaustive):
+    """Print the largest error of each recipe, checked with mpmath, and its input."""
+    import numpy as np
+
+    recipes = Recipes(committed_values(FILE.read_text()))
+    extended = np.finfo(np.longdouble).nmant >= 63
+
+    def blocks32(low, high, sign):
+        """float32 numbers from low to high: all, or about `points` of them at equal steps of their bits."""
+        first, last = (int(np.float32(v).view(np.int32)) for v in (low, high))
+        step = 1 if exhaustive else (last - first) // points | 1  # odd: no bit of the input stays 0
+        for start in range(first, last + 1, step << 20):
+            bits = np.arange(start, min(start + (step << 20), last + 1), step, dtype=np.int64).astype(np.int32)
+            yield sign * bits.view(np.float32)
+        yield sign * np.float32([low, high])
+
+    def blocks64(low, high, logarithmic=False):
+        """Random float64 numbers: `points` of them, or 2000 where only mpmath can tell the truth."""
+        generator = np.random.default_rng(2024)
+        left = points if extended else 2000
+        while left > 0:
+            sample = generator.uniform(low, high, min(left, 1 << 18))
+            yield np.exp2(sample) if logarithmic else sample
+            left -= 1 << 18
+
+    def true_values(function, x):
+        """float64 truth for float32; extended precision, else mpmath numbers rounded to long double, for float64."""
+        name = function.__name__
+        if x.dtype == np.float32:
+            return getattr(np, name)(x.astype(np.float64))
+        if extended:
+            return getattr(np, name)(x.astype(np.longdouble))
+        return None
+
+    every = "all" if exhaustive else "sampled"
+    cases = [
+        (f"expf, {every} 2^-6 <= x <= 87", recipes.expf, mpmath.exp, blocks32(2.0**-6, 87, 1)),
+        (f"expf, {every} -87 <= x <= -2^-6", recipes.expf, mpmath.exp, blocks32(2.0**-6, 87, -1)),
+        (f"log1pf, {every} 2^-13 <= x <= 1", recipes.log1pf, mpmath.log1p, blocks32(2.0**-13, 1, 1)),
+        ("exp, random -700 <= x <= 700", recipes.exp, mpmath.exp, blocks64(-700, 700)),
+        ("exp, random -1 <= x <= 1", recipes.exp, mpmath.exp, blocks64(-1, 1)),
+        ("log, random 1/2 <= x <= 2", recipes.log, mpmath.log, blocks64(0.5, 2)),
+        ("log, random 2^-900 <= x <= 2^900", recipes.log, mpmath.log, blocks64(-900, 900, True)),
+        ("log1p, random 0 <= x <= 1", recipes.log1p, mpmath.log1p, blocks64(0, 1)),
+        ("log1p, random 2^-60 <= x <= 2^60", recipes.log1p, mpmath.log1p, blocks64(-60, 60, True)),
+    ]
+    print(f"{'recipe and inputs':42}{'count':>11}{'max ulp':>9}{'mean':>7}  worst input")
+    for label, recipe, function, blocks in cases:
+        count, total, worst = 0, 0.0, (-1.0, 0.0)
+        for x in blocks:
+            bits = FLOAT32 if x.dtype == np.float32 else FLOAT64
+            got, truth = recipe(x), true_values(function, x)
+            if truth is None:
+                errors = np.array([exact_ulps(g, v, function, bits) for g, v in zip(got, x, strict=True)])
+            else:
+                errors = ulps(np, got, truth, bits)
+                # The truth used above is itself rounded: the largest errors are computed again with mpmath.
+                for i in np.argsort(errors)[-8:]:
+                    errors[i] = exact_ulps(got[i], x[i], function, bits)
+            count, total = count + x.size, total + errors.sum()
+            worst = max(worst, (float(errors.max()), float(x[errors.argmax()])))
+        print(f"{label:42}{count:11}{worst[0]:9.4f}{total / count:7.4f}  {worst[1].hex()}")
+
+
+def search(points=1 << 19, trials=1500):
+    """Print ever better nudges for log1pf: one, two or three coefficients moved at random, kept if not worse.
+
+    The inputs are a sample of [1/4, 1], so `--measure --exhaustive` has the last word on what is found.
+    """
+    import numpy as np
+
+    fit = fits()[1]
+    fit.nudges = {}
+    start = fit.rounded_coefficients()
+    x = np.linspace(0.25, 1, points, dtype=np.float32)
+    truth = np.log1p(x.astype(np.float64))
+
+    def largest(nudges):
+        moved = {f"{fit.prefix}{k}": float(c + nudges[k] * spacing(c, fit.bits)) for k, c in start.items()}
+        return float(ulps(np, Recipes(moved).log1pf(x), truth, FLOAT32).max())
+
+    generator = random.Random(1)
+    best, nudges = largest(dict.fromkeys(fit.powers, 0)), dict.fromkeys(fit.powers, 0)
+    print(f"{best:.4f} without nudges")
+    for _ in range(trials):
+        new = dict(nudges)
+        for k in generator.sample(fit.powers, generator.choice([1, 2, 2, 3])):
+            new[k] += generator.choice([-3, -2, -1, 1, 2, 3])
+        error = largest(new)
+        if error <= best:
+            if error < best:
+                print(f"{error:.4f} {({k: n for k, n in new.items() if n})}", flush=True)
+            best, nudges = error, new
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="compare with the file instead of writing it")
+    parser.add_argument("--measure", action="store_true", help="print the errors of the recipes (needs NumPy)")
+    parser.add_argument("--exhaustive", action="store_true", help="measure with every float32 input")
+    parser.add_argument("--points", type=int, default=1_000_000, help="inputs per measurement")
+    parser.add_argument("--search", action="store_true", help="look for nudges of log1pf (needs NumPy)")
+    options = parser.parse_args()
+    if options.measure:
+        measure(options.points, options.exhaustive)
+    elif options.search:
+        search()
+    elif options.check:
+        if not FILE.exists() or FILE.read_text() != file_text():
+            sys.exit(f"{FILE.name} differs from what ci/fit_polynomials.py writes: run it and commit the file")
+    else:
+        FILE.write_text(file_text())
+
+
+if __name__ == "__main__":
+    main()

@@ -46,7 +46,7 @@ def add(a, b):
 
 
 def subtract(a, b):
-    """a - b as a pair (difference, error) like `add`; where that is not finite, the error is 0."""
+    """a - b as a pair (difference, error) like `add`; if that is not finite, the error is 0."""
     difference, error = add(a, -b)
     return difference, np.where(np.isfinite(error), error, 0.0)
 
@@ -503,7 +503,7 @@ def value_dtype(x):
 
 
 def as_rows(array, axis):
-    """The array as a table (rows, classes): classes along the axis, rows in C order of the others."""
+    """The array as a table (rows, classes): classes along the axis, the rest in C order."""
     moved = np.moveaxis(array, axis, -1)
     count = moved.size // max(moved.shape[-1], 1)
     return moved.reshape(count, moved.shape[-1])

@@ -9,6 +9,7 @@ import time
 from importlib.resources import files
 from importlib.util import find_spec
 from statistics import median
+from textwrap import fill
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ import fusedloss as fl
 
 BACKENDS = ("cython", "numba", "numpy")
 PLOT = "fusedloss-demo.png"
+WIDTH = 80
 
 # --------------------------------------------------------------------------------------------------
 # The data
@@ -239,13 +241,11 @@ def find_backends(problems):
                     print("compiling, this can take half a minute ... ", end="", flush=True)
                     print(f"{compile_losses(problems):.1f} s")
                 elif name == "cython":
-                    print(
-                        f"compiled kernels for {info['isa']}, up to {info['num_threads']} threads"
-                    )
+                    print(f"compiled for {info['isa']}, threads: {info['num_threads']}")
                 else:
                     print("the reference: textbook formulae in float64")
         except ImportError as error:
-            print(f"not available: {error}")
+            print(fill(f"not available: {error}", WIDTH - 10).replace("\n", "\n" + " " * 10))
         else:
             found.append(name)
     return found
@@ -343,7 +343,7 @@ def short(number, digits=2):
 def show_cost(problems, outputs, backends, copies=1000):
     """Print what one ``value_and_grad`` costs on each backend, for the flowers and many copies."""
     heading("What does one call cost?")
-    print("Median time of value_and_grad(logits, y, out=buffer) in float32, in microseconds,")
+    print("Median time of value_and_grad(logits, y, out=buffer) in microseconds (float32),")
     print("and how many times faster than the backend numpy that is:")
     others = [name for name in backends if name != "numpy"]
     for repeat in (1, copies):

@@ -29,10 +29,11 @@ is_usable() {
 }
 
 find_python() {
-  local candidate
-  for candidate in ${PYTHON:+"$PYTHON"} python3 python3.{14,13,12,11} python; do
-    if is_usable "$candidate"; then
-      command -v "$candidate"
+  local name path
+  for name in ${PYTHON:+"$PYTHON"} python3 python3.{14,13,12,11} python; do
+    path=$(type -P "$name") || continue
+    if is_usable "$path"; then
+      printf '%s\n' "$path"
       return
     fi
   done

@@ -8,9 +8,10 @@ A loss is called for its value; its methods do more with the same arguments:
 >>> value, grad = fl.cross_entropy.value_and_grad(logits, [0, 1])
 >>> grad, hess = fl.cross_entropy.grad_and_hess(logits, [0, 1])
 
-Losses: `cross_entropy`, `binary_cross_entropy_with_logits`, `binary_cross_entropy`, `mse_loss`. Functions of one array:
-`softmax`, `log_softmax`, `logsumexp`, `sigmoid`, `log_sigmoid`, `softplus`. What computes them: `runtime_info`,
-`show_config`, `use_backend`, `set_num_threads`, `get_num_threads`.
+Losses: `cross_entropy`, `binary_cross_entropy_with_logits`, `binary_cross_entropy`, `mse_loss`.
+Functions of one array: `softmax`, `log_softmax`, `logsumexp`, `sigmoid`, `log_sigmoid`, `softplus`.
+What computes them: `runtime_info`, `show_config`, `use_backend`, `set_num_threads`,
+`get_num_threads`.
 """
 
 __version__ = "0.1.0"

@@ -1,10 +1,11 @@
 """The friendly door: every check, cast and message about the arguments of a call.
 
-One function per public function turns a user's arguments, in contract order (`fusedloss.backends`), into canonical ones
-or raises. All error texts of the package live here, so they are the same whichever backend computes:
-`<argument> must be <expected>, not <got>`. Arguments are checked in the order of the signatures, except for `axis`,
-without which the shape of no target can be judged: it comes with the logits. Bad values inside arrays are found by the
-backends; `blame` then finds the first of them again, in C order, and raises.
+One function per public function turns a user's arguments, in contract order (`fusedloss.backends`),
+into canonical ones or raises. All error texts of the package live here, so they are the same
+whichever backend computes: `<argument> must be <expected>, not <got>`. Arguments are checked in the
+order of the signatures, except for `axis`, without which the shape of no target can be judged: it
+comes with the logits. Bad values inside arrays are found by the backends; `blame` then finds the
+first of them again, in C order, and raises.
 
 Arrays that are canonical already are passed on, never copied.
 """
@@ -28,20 +29,21 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
     Shape = tuple[int, ...]
-    Output = tuple[Array, Array] | None  # what the caller gave, and the array that the backend fills
+    Output = tuple[Array, Array] | None  # the caller's array, and what the backend fills
 
-# OpenMP runtimes end the process when they cannot start a thread, so no call may ask for more than this.
+# OpenMP runtimes end the process when they cannot start a thread, so no call may ask for more than
+# this.
 MOST_THREADS = 1024
 
 _REDUCTIONS = {"mean": "mean", "sum": "sum", "none": "none"}
-_CHUNK = 1 << 16  # items looked at together in a search for a bad value: small temporaries, few calls
+_CHUNK = 1 << 16  # items looked at together in a search for a bad value
 
 
 class Prepared:
     """Canonical arguments, and where the results go that a temporary array stands in for.
 
-    `outputs` has an item for each result: None if the caller gave no array for it, else what the caller gave and the
-    array that the backend fills, which often has the same memory.
+    `outputs` has an item for each result: None if the caller gave no array for it, else what the
+    caller gave and the array that the backend fills, which often has the same memory.
     """
 
     __slots__ = ("canonical", "outputs")
@@ -68,7 +70,7 @@ def _settle(computed: Any, output: Output) -> Any:
     return theirs
 
 
-# --- The losses -------------------------------------------------------------------------------------------------------
+# --- The losses -----------------------------------------------------------------------------------
 
 
 def cross_entropy(
@@ -95,7 +97,10 @@ def cross_entropy(
     sample_weight = _weight_of_shape("sample_weight", sample_weight, rows)
     ignore_index = _integer("ignore_index", ignore_index, "an integer")
     if ignore_index >= 0 and target.dtype.kind not in "iu":
-        raise ValueError(f"ignore_index must be negative when target holds class probabilities, not {ignore_index}")
+        raise ValueError(
+            "ignore_index must be negative when target holds class probabilities, "
+            f"not {ignore_index}"
+        )
     smoothing = _number("label_smoothing", label_smoothing)
     if not 0 <= smoothing <= 1:
         raise ValueError(f"label_smoothing must be between 0 and 1, not {_shown(label_smoothing)}")
@@ -126,7 +131,14 @@ def cross_entropy(
 
 
 def binary_cross_entropy_with_logits(
-    verb: int, logits: Any, target: Any, weight: Any, pos_weight: Any, reduction: Any, num_threads: Any, out: Any
+    verb: int,
+    logits: Any,
+    target: Any,
+    weight: Any,
+    pos_weight: Any,
+    reduction: Any,
+    num_threads: Any,
+    out: Any,
 ) -> Prepared:
     """Make the arguments of `binary_cross_entropy_with_logits` canonical, or raise."""
     logits = _floating("logits", logits)
@@ -136,7 +148,9 @@ def binary_cross_entropy_with_logits(
     reduction = _reduction(reduction)
     num_threads = check_num_threads(num_threads)
     out, outputs = _loss_outputs(verb, out, (logits, target, weight, pos_weight), in_place=True)
-    return Prepared((verb, logits, target, weight, pos_weight, reduction, num_threads, out), outputs)
+    return Prepared(
+        (verb, logits, target, weight, pos_weight, reduction, num_threads, out), outputs
+    )
 
 
 def binary_cross_entropy(
@@ -148,13 +162,15 @@ def binary_cross_entropy(
     weight = _broadcast_weight("weight", weight, probs.shape)
     reduction = _reduction(reduction)
     num_threads = check_num_threads(num_threads)
-    # A backend may find a bad probability after it has written some results. In place these would have replaced
-    # probabilities, and the search for the bad one would look at gradients.
+    # A backend may find a bad probability after it has written some results. In place these would
+    # have replaced probabilities, and the search for the bad one would look at gradients.
     out, outputs = _loss_outputs(verb, out, (probs, target, weight), in_place=False)
     return Prepared((verb, probs, target, weight, reduction, num_threads, out), outputs)
 
 
-def mse_loss(verb: int, input: Any, target: Any, weight: Any, reduction: Any, num_threads: Any, out: Any) -> Prepared:
+def mse_loss(
+    verb: int, input: Any, target: Any, weight: Any, reduction: Any, num_threads: Any, out: Any
+) -> Prepared:
     """Make the arguments of `mse_loss` canonical, or raise."""
     input = _floating("input", input)
     target = _real_target(target, input.shape)
@@ -165,7 +181,7 @@ def mse_loss(verb: int, input: Any, target: Any, weight: Any, reduction: Any, nu
     return Prepared((verb, input, target, weight, reduction, num_threads, out), outputs)
 
 
-# --- The functions of one array ---------------------------------------------------------------------------------------
+# --- The functions of one array -------------------------------------------------------------------
 
 
 def softmax(x: Any, axis: Any, num_threads: Any, out: Any) -> Prepared:
@@ -201,7 +217,7 @@ log_sigmoid = sigmoid
 softplus = sigmoid
 
 
-# --- Arrays -----------------------------------------------------------------------------------------------------------
+# --- Arrays ---------------------------------------------------------------------------------------
 
 
 def _array(name: str, given: Any) -> Array:
@@ -211,14 +227,18 @@ def _array(name: str, given: Any) -> Array:
     if _is_masked(given):
         raise TypeError(f"{name} must be a plain array, not a masked array")
     kind = type(given)
-    if hasattr(kind, "__dlpack__") and not (hasattr(kind, "__array__") or hasattr(given, "__array_interface__")):
+    if hasattr(kind, "__dlpack__") and not (
+        hasattr(kind, "__array__") or hasattr(given, "__array_interface__")
+    ):
         return np.asarray(np.from_dlpack(given))
     if not isinstance(given, (list, tuple)):
         return np.asarray(given)
     try:
         return np.asarray(given)
     except ValueError as error:  # rows of different lengths
-        raise ValueError(f"{name} must be an array or nested sequences of equal lengths, not {_kind(given)}") from error
+        raise ValueError(
+            f"{name} must be an array or nested sequences of equal lengths, not {_kind(given)}"
+        ) from error
 
 
 def _is_masked(given: Any) -> bool:
@@ -239,7 +259,7 @@ def _native(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def _is_floating(dtype: np.dtype[Any]) -> bool:
-    """Whether a dtype is one that the losses compute in; bfloat16 is known by name, so `ml_dtypes` need not be there."""
+    """Whether a dtype is one that the losses compute in (bfloat16: `ml_dtypes` is optional)."""
     return dtype.type in (np.float32, np.float64, np.float16) or dtype.name == "bfloat16"
 
 
@@ -248,26 +268,31 @@ def _floating(name: str, given: Any) -> Array:
     array = _array(name, given)
     if not _is_floating(array.dtype):
         raise TypeError(
-            f"{name} must be an array of float16, bfloat16, float32 or float64, not {array.dtype.name}"
+            f"{name} must be an array of float16, bfloat16, float32 or float64, "
+            f"not {array.dtype.name}"
         )
     return _canonical(array)
 
 
 def _narrow(array: Array) -> Array:
-    """Return long doubles as float64, which is the widest type that any backend reads; anything else as it is."""
+    """Return long doubles as float64, the widest type that backends read; others as they are."""
     return array.astype(np.float64, order="K") if array.dtype.type is np.longdouble else array
 
 
 def _real(name: str, given: Any) -> Array:
     """Return an array of real numbers, bool and integers among them."""
     array = _array(name, given)
-    if array.dtype.kind not in "biu" and array.dtype.type is not np.longdouble and not _is_floating(array.dtype):
+    if (
+        array.dtype.kind not in "biu"
+        and array.dtype.type is not np.longdouble
+        and not _is_floating(array.dtype)
+    ):
         raise TypeError(f"{name} must be an array of real numbers, not {array.dtype.name}")
     return _narrow(array)
 
 
 def _class_target(given: Any, shape: Shape, rows: Shape) -> Array:
-    """Return the target of cross-entropy: class indices or class probabilities; the dtype says which."""
+    """Return the target of cross-entropy: class indices or probabilities; the dtype says which."""
     target = _array("target", given)
     dtype = target.dtype
     if dtype.kind in "iu":
@@ -278,7 +303,8 @@ def _class_target(given: Any, shape: Shape, rows: Shape) -> Array:
         raise TypeError(f"target must be an array of integer or floating dtype, not {dtype.name}")
     if target.shape != expected:
         raise ValueError(
-            f"target must be of shape {expected} when it holds {content} ({dtype.name}), not {target.shape}"
+            f"target must be of shape {expected} when it holds {content} ({dtype.name}), "
+            f"not {target.shape}"
         )
     return _canonical(_narrow(target))
 
@@ -324,12 +350,13 @@ def _axis(name: str, array: Array, given: Any) -> int:
         raise AxisError(f"axis must be from {-array.ndim} to {array.ndim - 1}, not {axis}")
     if array.shape[axis] == 0:
         raise ValueError(
-            f"{name} must be an array with at least one class along axis {axis}, not of shape {array.shape}"
+            f"{name} must be an array with at least one class along axis {axis}, "
+            f"not of shape {array.shape}"
         )
     return axis % array.ndim
 
 
-# --- Options ----------------------------------------------------------------------------------------------------------
+# --- Options --------------------------------------------------------------------------------------
 
 
 def _integer(name: str, given: Any, expected: str) -> int:
@@ -345,7 +372,9 @@ def _number(name: str, given: Any) -> float:
     """Return a real number as a float, and NumPy's scalars and 0-d arrays among them."""
     if type(given) is float:
         return given
-    real = (hasattr(given, "__float__") or hasattr(given, "__index__")) and getattr(given, "ndim", 0) == 0
+    real = (hasattr(given, "__float__") or hasattr(given, "__index__")) and getattr(
+        given, "ndim", 0
+    ) == 0
     if not real or np.iscomplexobj(given):
         raise TypeError(f"{name} must be a real number, not {_shown(given)}")
     try:
@@ -372,10 +401,14 @@ def check_num_threads(given: Any) -> int | None:
 
 
 def _shown(value: Any) -> str:
-    """Return a value as messages show it: strings in quotes, numbers and None as they are, anything else by its type."""
+    """Return a value as messages show it: strings in quotes, other objects than numbers by type."""
     if isinstance(value, str):
         return f'"{value}"'
-    if value is None or isinstance(value, (int, float, complex, np.generic)) or getattr(value, "shape", None) == ():
+    if (
+        value is None
+        or isinstance(value, (int, float, complex, np.generic))
+        or getattr(value, "shape", None) == ()
+    ):
         return str(value)
     return _kind(value)
 
@@ -384,18 +417,20 @@ def _kind(value: Any) -> str:
     return type(value).__name__
 
 
-# --- Results in the caller's arrays -----------------------------------------------------------------------------------
+# --- Results in the caller's arrays ---------------------------------------------------------------
 
 
 def _loss_outputs(
     verb: int, out: Any, inputs: tuple[Array | None, ...], *, in_place: bool
 ) -> tuple[Any, tuple[Output, ...]]:
-    """Return the `out` that a backend gets for a loss, and what belongs to which of its two results."""
+    """Return the `out` that a backend gets for a loss, and which array belongs to which result."""
     first = inputs[0]
     if verb == VALUE or out is None or first is None:
         return None, (None, None)
     if verb != GRAD_AND_HESS:
-        output = _output(_writeable("out", out, first.shape, first.dtype), inputs, in_place=in_place)
+        output = _output(
+            _writeable("out", out, first.shape, first.dtype), inputs, in_place=in_place
+        )
         return output[1], (None, output)
     if not isinstance(out, (tuple, list)):
         raise TypeError(f"out must be a pair (grad, hess), not {_kind(out)}")
@@ -406,8 +441,11 @@ def _loss_outputs(
         for position, item in enumerate(out)
     )
     if grad is not None and hess is not None and _share_memory(grad, hess):
-        raise ValueError("out must be a pair of arrays apart from each other, not two views of the same memory")
-    # Only the gradient can take the place of the logits: they would be needed again after the Hessian was stored.
+        raise ValueError(
+            "out must be a pair of arrays apart from each other, not two views of the same memory"
+        )
+    # Only the gradient can take the place of the logits: they would be needed again after the
+    # Hessian was stored.
     outputs = (
         None if grad is None else _output(grad, inputs, in_place=in_place),
         None if hess is None else _output(hess, inputs, in_place=False),
@@ -417,7 +455,7 @@ def _loss_outputs(
 
 
 def _function_output(out: Any, x: Array, shape: Shape) -> tuple[Any, tuple[Output]]:
-    """Return the `out` that a backend gets for a function of one array, and what belongs to its result."""
+    """Return the `out` that a backend gets for a function of one array, and the caller's array."""
     if out is None:
         return None, (None,)
     output = _output(_writeable("out", out, shape, x.dtype), (x,), in_place=shape == x.shape)
@@ -439,11 +477,13 @@ def _writeable(name: str, given: Any, shape: Shape, dtype: np.dtype[Any]) -> Arr
     return given
 
 
-def _output(theirs: Array, inputs: tuple[Array | None, ...], *, in_place: bool) -> tuple[Array, Array]:
-    """Return the caller's array and the one that a backend fills: the same memory, or a temporary array.
+def _output(
+    theirs: Array, inputs: tuple[Array | None, ...], *, in_place: bool
+) -> tuple[Array, Array]:
+    """Return the caller's array and the one that a backend fills: the same memory or a temporary.
 
-    A temporary one stands in for an array that is not canonical, and for one that overlaps an input in any way but
-    being the first of them, exactly.
+    A temporary one stands in for an array that is not canonical, and for one that overlaps an input
+    in any way but being the first of them, exactly.
     """
     ours = np.asarray(theirs)
     usable = ours.flags.c_contiguous and ours.flags.aligned and ours.dtype.isnative
@@ -454,23 +494,23 @@ def _output(theirs: Array, inputs: tuple[Array | None, ...], *, in_place: bool) 
 
 
 def _start(array: Array) -> int:
-    """Return the address of the first item, which tells canonical arrays of one shape and dtype apart."""
+    """Return the address of the first item, which tells canonical arrays of one shape apart."""
     address: int = array.__array_interface__["data"][0]
     return address
 
 
 def _share_memory(first: Array, second: Array) -> bool:
     try:
-        return np.shares_memory(first, second, max_work=10_000)
+        return np.shares_memory(first, second, max_work=10_000)  # type: ignore[arg-type]
     except TooHardError:  # strange strides: rather refuse than let one result overwrite the other
         return True
 
 
-# --- Bad values -------------------------------------------------------------------------------------------------------
+# --- Bad values -----------------------------------------------------------------------------------
 
 
 def blame(name: str, canonical: tuple[Any, ...]) -> None:
-    """Raise for the first bad value in canonical arguments that a backend has declined; return if there is none."""
+    """Raise for the first bad value in canonical arguments that a backend declined, if any."""
     if name == "cross_entropy":
         _, logits, target, _, _, ignore_index, _, _, _, axis, _, _ = canonical
         if target.dtype.kind in "iu":
@@ -496,8 +536,14 @@ def _first(array: Array, is_bad: Callable[[Array], Array]) -> int:
     return -1
 
 
-def _refuse(error: type[Exception], name: str, array: Array, position: int, expected: str) -> NoReturn:
-    index = ", ".join(str(int(i)) for i in np.unravel_index(position, array.shape)) if array.ndim else ""
+def _refuse(
+    error: type[Exception], name: str, array: Array, position: int, expected: str
+) -> NoReturn:
+    index = (
+        ", ".join(str(int(i)) for i in np.unravel_index(position, array.shape))
+        if array.ndim
+        else ""
+    )
     place = f"{name}[{index}]" if index else name
     raise error(f"{place} must be {expected}, not {array.reshape(-1)[position]}")
 
@@ -506,9 +552,10 @@ def _check_labels(target: Array, classes: int, ignore_index: int) -> None:
     kind = target.dtype.type
     limits = np.iinfo(target.dtype)
 
-    # Comparisons stay within the dtype: some versions of NumPy would compare uint64 with a negative int as floats.
+    # Comparisons stay within the dtype: some versions of NumPy would compare uint64 with a negative
+    # int as floats.
     def is_bad(labels: Array) -> Array:
-        bad = labels < kind(0)
+        bad: Array = labels < kind(0)
         if classes <= limits.max:
             bad |= labels >= kind(classes)
         if limits.min <= ignore_index <= limits.max:
@@ -518,7 +565,13 @@ def _check_labels(target: Array, classes: int, ignore_index: int) -> None:
     position = _first(target, is_bad)
     if position >= 0:
         counted = f"{classes} classes" if classes > 1 else "1 class"
-        _refuse(IndexError, "target", target, position, f"a class index from 0 to {classes - 1} ({counted})")
+        _refuse(
+            IndexError,
+            "target",
+            target,
+            position,
+            f"a class index from 0 to {classes - 1} ({counted})",
+        )
 
 
 def _check_binary_labels(target: Array) -> None:
@@ -530,6 +583,8 @@ def _check_binary_labels(target: Array) -> None:
 
 def _check_probabilities(name: str, array: Array) -> None:
     kind = array.dtype.type
-    position = _first(array, lambda values: (values < kind(0)) | (values > kind(1)))  # neither is true of nan
+    position = _first(
+        array, lambda values: (values < kind(0)) | (values > kind(1))
+    )  # neither is true of nan
     if position >= 0:
         _refuse(ValueError, name, array, position, "between 0 and 1")

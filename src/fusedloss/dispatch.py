@@ -1,7 +1,8 @@
 """The way of a call: from a public function to a backend and back.
 
-The compiled backend looks at the arguments itself and computes at once if they are canonical (the fast door). For
-anything else, and for the other backends, `arguments` makes them canonical or raises (the friendly door).
+The compiled backend looks at the arguments itself and computes at once if they are canonical (the
+fast door). For anything else, and for the other backends, `arguments` makes them canonical or
+raises (the friendly door).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from .runtime import Backend, active
 
 
 def evaluate(name: str, *given: Any) -> Any:
-    """Return what the active backend's function `name` gives for a user's arguments, which are in contract order."""
+    """Return what the active backend's function `name` gives for arguments in contract order."""
     backend = active()
     if backend.fast:
         result = getattr(backend.module, name)(*given)
@@ -29,7 +30,7 @@ def _friendly(backend: Backend, name: str, given: tuple[Any, ...]) -> Any:
     if result is NotImplemented:
         arguments.blame(name, prepared.canonical)
         raise RuntimeError(
-            f"{name} must be given arrays that nobody changes during the call, not arguments that the {backend.name} "
-            "backend declined and that are right when looked at again"
+            f"{name} must be given arrays that nobody changes during the call, not arguments that "
+            f'the "{backend.name}" backend declined and that are right when looked at again'
         )
     return prepared.deliver(result)

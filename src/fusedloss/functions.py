@@ -1,11 +1,11 @@
-"""Functions of one array that go with the losses: softmax and its logarithm, log-sum-exp, sigmoid and its logarithm."""
+"""Functions of one array that go with the losses: softmax, log-sum-exp, sigmoid and their kin."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .dispatch import evaluate
-from .losses.base import Bounds, bounds_text, fill
+from .losses.base import Bounds, fill
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -33,10 +33,12 @@ x : array_like of float16, bfloat16, float32 or float64
     Of any shape.""",
     "out": """
 out : ndarray, optional
-    Where to write the result: an array of its shape and dtype. It may be `x` itself, which is then overwritten.""",
+    Where to write the result: an array of its shape and dtype. It may be `x` itself, which is then
+    overwritten.""",
     "num_threads": """
 num_threads : int, optional
-    The most threads to use, at least 1; None leaves it to `fusedloss.set_num_threads`. The result is the same for any
+    The most threads to use, at least 1; None leaves it to `fusedloss.set_num_threads`. The result
+    is the same for any
     number.""",
     "result": """
 ndarray
@@ -45,10 +47,11 @@ ndarray
 TypeError
     `x` or `out` is of the wrong dtype, or an option is not an integer.
 ValueError
-    A shape does not fit, `out` is read-only, or an option is out of range (`axis`: `numpy.exceptions.AxisError`).""",
+    A shape does not fit, `out` is read-only, or an option is out of range (for `axis` it is a
+    `numpy.exceptions.AxisError`).""",
     "same_bits": """
-The bits of the result depend neither on the number of threads nor, with the compiled kernels, on the instruction set.
-No case emits a warning.""",
+The bits of the result depend neither on the number of threads nor, with the compiled kernels, on
+the instruction set. No case emits a warning.""",
 }
 
 _Function = TypeVar("_Function")
@@ -57,7 +60,10 @@ _Function = TypeVar("_Function")
 def _documented(function: _Function) -> _Function:
     name = function.__name__  # type: ignore[attr-defined]
     if function.__doc__:
-        bounds = f"Error bound: {bounds_text({'result': ERROR_BOUNDS[name]}).removeprefix('result ')}."
+        bound = ERROR_BOUNDS[name]
+        bounds = (
+            f"Error bound: {bound['float32']:g} ulp in float32, {bound['float64']:g} in float64."
+        )
         function.__doc__ = fill(function.__doc__, {**_SHARED, "bounds": bounds})
     return function
 
@@ -106,7 +112,7 @@ def softmax(
 def log_softmax(
     x: ArrayLike, axis: int = -1, *, out: Array | None = None, num_threads: int | None = None
 ) -> Array:
-    """Logarithm of the softmax: x - log(sum(exp(x))), without the loss of digits in this difference.
+    """Logarithm of the softmax: x - log(sum(exp(x))), without the digits lost in this difference.
 
     Parameters
     ----------
@@ -159,7 +165,8 @@ def logsumexp(
     Returns
     -------
     ndarray
-        Of the dtype of `x` and its shape without `axis`; with `x` of one dimension an array of shape ().
+        Of the dtype of `x` and its shape without `axis`; with `x` of one dimension an array of
+        shape ().
 
     Raises
     ------
@@ -169,16 +176,15 @@ def logsumexp(
     --------
     softmax, log_softmax
 
-    Notes
-    -----
-    {bounds} A row of -inf alone gives -inf; one with nan gives nan, and else one with +inf gives +inf.
+    Notes ----- {bounds} A row of -inf alone gives -inf; one with nan gives nan, and else one with
+    +inf gives +inf.
 
     {same_bits}
 
     References
     ----------
-    .. [1] P. Blanchard, D. J. Higham and N. J. Higham, "Accurately computing the log-sum-exp and softmax functions",
-       IMA Journal of Numerical Analysis 41, 2021.
+    .. [1] P. Blanchard, D. J. Higham and N. J. Higham, "Accurately computing the log-sum-exp and
+       softmax functions", IMA Journal of Numerical Analysis 41, 2021.
 
     Examples
     --------

@@ -1,8 +1,8 @@
 """Which backend computes, on which instruction set level, with how many threads.
 
-The backend is chosen once, when the package is imported: "cython", else "numba", else "numpy". A backend that cannot
-run here is passed over and the reason is kept for `runtime_info`; a backend that is broken raises. Nothing falls back
-in silence.
+The backend is chosen once, when the package is imported: "cython", else "numba", else "numpy". A
+backend that cannot run here is passed over and the reason is kept for `runtime_info`; a backend
+that is broken raises. Nothing falls back in silence.
 
 Environment, read at import:
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 BACKENDS = ("cython", "numba", "numpy")
 LEVELS = ("x86-64-v3", "x86-64-v4", "aarch64")
+VARIABLES = ("FUSEDLOSS_BACKEND", "FUSEDLOSS_ISA", "FUSEDLOSS_NUM_THREADS", "OMP_NUM_THREADS")
 
 _MODULES = {"cython": "compiled", "numba": "jit", "numpy": "reference"}
 
@@ -64,14 +65,14 @@ def _threads_from_environment() -> int | None:
     return min(threads, MOST_THREADS)
 
 
-# --- How many processors there are for us -----------------------------------------------------------------------------
+# --- How many processors there are for us ---------------------------------------------------------
 
 
 def usable_cpus(root: str = "/") -> int:
-    """Return how many processors this process may keep busy: its affinity, capped by the quota of its container.
+    """Return how many processors this process may use: affinity, capped by the container's quota.
 
-    OpenMP looks at the affinity alone. In a container that may use 2 of 64 processors it starts 64 threads, which are
-    then stopped for most of each period: tens of times slower than 2.
+    OpenMP looks at the affinity alone. In a container that may use 2 of 64 processors it starts 64
+    threads, which are then stopped for most of each period: tens of times slower than 2.
 
     `root` is the directory in which /proc and /sys are looked up.
     """
@@ -81,18 +82,22 @@ def usable_cpus(root: str = "/") -> int:
         cpus = os.cpu_count() or 1
     quota = _cgroup_quota(root)
     if quota is not None:
-        cpus = min(cpus, -int(-quota // 1))  # rounded up: 1.5 processors keep two threads busy most of the time
+        cpus = min(
+            cpus, -int(-quota // 1)
+        )  # rounded up: 1.5 processors keep two threads busy most of the time
     return max(cpus, 1)
 
 
 def _cgroup_quota(root: str) -> float | None:
-    """Return the smallest quota, in processors, on the way from this process's control group to the root group."""
+    """Return the smallest quota, in CPUs, from this process's control group up to the root."""
     quotas = []
     mount = os.path.join(root, "sys", "fs", "cgroup")
     for line in _read(os.path.join(root, "proc", "self", "cgroup")).splitlines():
         hierarchy, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
-        if hierarchy == "0" and not controllers:  # version 2; "unified" where version 1 is mounted beside it
+        if (
+            hierarchy == "0" and not controllers
+        ):  # version 2; "unified" where version 1 is mounted beside it
             for base in (mount, os.path.join(mount, "unified")):
                 for directory in _upwards(base, path):
                     quotas.append(_ratio(*_read(os.path.join(directory, "cpu.max")).split()[:2]))
@@ -109,16 +114,17 @@ def _cgroup_quota(root: str) -> float | None:
 
 
 def _upwards(base: str, path: str) -> list[str]:
-    """Return the directories of a control group and of all groups above it; a limit on any of them holds for us.
+    """Return the directories of a control group and all groups above it; each may limit us.
 
-    Inside a container the path may be one of the host's, absent here; the group at the top is then our own.
+    Inside a container the path may be one of the host's, absent here; the group at the top is then
+    our own.
     """
     parts = [part for part in path.split("/") if part not in ("", ".", "..")]
     return [os.path.join(base, *parts[:depth]) for depth in range(len(parts), -1, -1)]
 
 
 def _ratio(quota: str = "", period: str = "") -> float | None:
-    """Return quota / period; None where there is no limit ("max" in version 2, -1 in version 1, or no file)."""
+    """Return quota / period; None without a limit: "max" in version 2, -1 in version 1, no file."""
     try:
         processors = float(quota) / float(period)
     except (ValueError, ZeroDivisionError):
@@ -134,11 +140,11 @@ def _read(path: str) -> str:
         return ""
 
 
-# --- The backends ------------------------------------------------------------------------------------------------------
+# --- The backends ---------------------------------------------------------------------------------
 
 
 class Backend:
-    """A backend: its name, its module once loaded, and whether that takes arguments as they come from the user."""
+    """A backend: its name, its module once loaded, and whether that has a fast door."""
 
     __slots__ = ("fast", "module", "name")
 
@@ -148,14 +154,14 @@ class Backend:
         self.fast = False
 
     def check_installed(self) -> None:
-        """Raise `Unavailable` where the backend cannot run, without the cost of importing Numba (half a second)."""
+        """Raise `Unavailable` where it cannot run; does not import Numba, which takes long."""
         if self.name != "numba":
             self.load()
         elif importlib.util.find_spec("numba") is None:
             raise Unavailable("numba is not installed")
 
     def load(self) -> ModuleType:
-        """Import the module if need be, and return it; raise `Unavailable` where it cannot run here."""
+        """Import the module if need be, and return it; raise `Unavailable` where it cannot run."""
         if self.module is not None:
             return self.module
         if self.name == "numba":
@@ -165,8 +171,8 @@ class Backend:
             if self.name == "cython":
                 module.load(_level)
         except ModuleNotFoundError as error:
-            # A file of ours that is not there was not built. One that is there and cannot be loaded is broken, and that
-            # error is passed on.
+            # A file of ours that is not there was not built. One that is there and cannot be loaded
+            # is broken, and that error is passed on.
             if error.name is not None and error.name.startswith(f"{__package__}."):
                 raise Unavailable(f"{error.name} was not built") from error
             raise
@@ -181,7 +187,8 @@ class Backend:
 
 
 def _configure(compiled: ModuleType) -> None:
-    # Who has set OMP_NUM_THREADS has thought about it; else OpenMP's own default must not exceed the quota.
+    # Who has set OMP_NUM_THREADS has thought about it; else OpenMP's own default must not exceed
+    # the quota.
     cap = MOST_THREADS if os.environ.get("OMP_NUM_THREADS") else _cpus
     compiled.configure_threads(_threads or 0, cap)
 
@@ -193,7 +200,9 @@ def _choose() -> Backend:
         try:
             backend.check_installed()
         except Unavailable as error:
-            message = f"FUSEDLOSS_BACKEND must be a backend that can run here, not {_requested}: {error}"
+            message = (
+                f"FUSEDLOSS_BACKEND must be a backend that can run here, not {_requested}: {error}"
+            )
             raise ImportError(message) from error
         return backend
     for name, backend in _backends.items():
@@ -220,7 +229,8 @@ _reasons: dict[str, str] = {}  # backend -> why it cannot run here
 _default = _choose()
 _active: ContextVar[Backend] = ContextVar("fusedloss_backend", default=_default)
 
-# Returns the backend for calls made here and now. Not wrapped in a function: it is on the way of every call.
+# Returns the backend for calls made here and now. Not wrapped in a function: it is on the way of
+# every call.
 active = _active.get
 
 
@@ -240,10 +250,8 @@ def use_backend(name: str) -> Iterator[None]:
     ImportError
         The backend cannot run here; the message says why.
 
-    Notes
-    -----
-    The choice holds for the current context (`contextvars`): for this thread or asynchronous task, and not for threads
-    started inside the block.
+    Notes ----- The choice holds for the current context (`contextvars`): for this thread or
+    asynchronous task, and not for threads started inside the block.
 
     Examples
     --------
@@ -268,7 +276,7 @@ def _quote(value: object) -> str:
     return f'"{value}"' if isinstance(value, str) else repr(value)
 
 
-# --- Threads ----------------------------------------------------------------------------------------------------------
+# --- Threads --------------------------------------------------------------------------------------
 
 
 def set_num_threads(num_threads: int | None) -> None:
@@ -277,8 +285,9 @@ def set_num_threads(num_threads: int | None) -> None:
     Parameters
     ----------
     num_threads : int or None
-        At least 1. None restores the default: ``FUSEDLOSS_NUM_THREADS``, else what OpenMP allows (``OMP_NUM_THREADS``,
-        threadpoolctl), which is capped by the processors that this process may use unless ``OMP_NUM_THREADS`` is set.
+        At least 1. None restores the default: ``FUSEDLOSS_NUM_THREADS``, else what OpenMP allows
+        (``OMP_NUM_THREADS``, threadpoolctl), which is capped by the processors that this process
+        may use unless ``OMP_NUM_THREADS`` is set.
 
     Raises
     ------
@@ -291,10 +300,9 @@ def set_num_threads(num_threads: int | None) -> None:
     --------
     get_num_threads
 
-    Notes
-    -----
-    Small work is done by fewer threads, or by the calling one alone. The result of a call does not depend on the number
-    of threads. The "numba" and "numpy" backends always use one thread.
+    Notes ----- Small work is done by fewer threads, or by the calling one alone. The result of a
+    call does not depend on the number of threads. The "numba" and "numpy" backends always use one
+    thread.
 
     Examples
     --------
@@ -318,8 +326,9 @@ def get_num_threads() -> int:
     Returns
     -------
     int
-        What `set_num_threads` or ``FUSEDLOSS_NUM_THREADS`` says; else what OpenMP and the processors that this process
-        may use allow a large call of the compiled backend, and 1 for the other backends.
+        What `set_num_threads` or ``FUSEDLOSS_NUM_THREADS`` says; else what OpenMP and the
+        processors that this process may use allow a large call of the compiled backend, and 1 for
+        the other backends.
 
     See Also
     --------
@@ -331,7 +340,7 @@ def get_num_threads() -> int:
     return _threads or 1
 
 
-# --- Saying what is in use --------------------------------------------------------------------------------------------
+# --- Saying what is in use ------------------------------------------------------------------------
 
 
 def runtime_info() -> dict[str, Any]:
@@ -344,12 +353,13 @@ def runtime_info() -> dict[str, Any]:
 
         - ``version``: of this package;
         - ``backend``: "cython", "numba" or "numpy", for calls made here and now;
-        - ``isa``: the instruction set level of the compiled kernels in use, None with another backend;
+        - ``isa``: the instruction set level of the compiled kernels in use, None with another
+          backend;
         - ``detected_isa``: the highest level that this CPU can run, None if that is not known;
         - ``num_threads``: as `get_num_threads`;
         - ``usable_cpus``: affinity and container quota, as read at import;
-        - ``openmp``: the date of the OpenMP standard that the kernels were compiled for, 0 if without OpenMP, None
-          with another backend;
+        - ``openmp``: the date of the OpenMP standard that the kernels were compiled for, 0 if
+          without OpenMP, None with another backend;
         - ``compiler``: which compiled the kernels, None with another backend;
         - ``not_taken``: a dict from each better backend that was not taken to the reason;
         - ``python``, ``numpy``: versions;
@@ -384,11 +394,7 @@ def runtime_info() -> dict[str, Any]:
         "not_taken": {other: _why_not(other, name) for other in better},
         "python": sys.version.split()[0],
         "numpy": np.__version__,
-        "environment": {
-            variable: os.environ[variable]
-            for variable in ("FUSEDLOSS_BACKEND", "FUSEDLOSS_ISA", "FUSEDLOSS_NUM_THREADS", "OMP_NUM_THREADS")
-            if variable in os.environ
-        },
+        "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
     }
 
 
@@ -418,6 +424,10 @@ def show_config(file: IO[str] | None = None) -> None:
         Where to print; ``sys.stdout`` by default.
     """
     for key, value in runtime_info().items():
-        lines = [f"{name}: {text}" for name, text in value.items()] if isinstance(value, dict) else [value]
-        for number, line in enumerate(lines):
-            print(f"{key.replace('_', ' ') if number == 0 else '':<14}{'-' if line is None else line}", file=file)
+        lines = [value]
+        if isinstance(value, dict):
+            lines = [f"{name}: {text}" for name, text in value.items()] or [None]
+        label = key.replace("_", " ")
+        for line in lines:
+            print(f"{label:<14}{'-' if line is None else line}", file=file)
+            label = ""

@@ -1,12 +1,13 @@
-"""What the losses share: how they look to Python, and the parts of their docstrings that are the same for all.
+"""What the losses share: how they look to Python, and the common parts of their docstrings.
 
-Each loss is the one instance of a class of its own, whose three methods are written out by hand with their types. The
-docstrings name shared parts in braces, `{num_threads}`; `documented` puts in the text.
+Each loss is the one instance of a class of its own, whose three methods are written out by hand
+with their types. The docstrings name shared parts in braces, `{num_threads}`; `documented` puts in
+the text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from inspect import cleandoc
 from typing import Any, ClassVar, TypeVar
 
@@ -21,7 +22,8 @@ class Loss:
     name : str
         The name in `fusedloss`.
     error_bounds : mapping
-        The largest error of "value", "grad" and "hess" in units in the last place (ulp) of "float32" and "float64".
+        The largest error of "value", "grad" and "hess" in units in the last place (ulp) of
+        "float32" and "float64".
     """
 
     __slots__ = ()
@@ -55,56 +57,66 @@ reduction : {"mean", "sum", "none"}, default "mean"
     What becomes of the losses of the single {items}.""",
     "num_threads": """
 num_threads : int, optional
-    The most threads to use, at least 1; None leaves it to `fusedloss.set_num_threads`. The results are the same for any
+    The most threads to use, at least 1; None leaves it to `fusedloss.set_num_threads`. The results
+    are the same for any
     number.""",
     "out": """
 out : ndarray, optional
-    Where to write the gradient: an array of the shape and dtype of `{first}`. It may be `{first}` itself, which is then
+    Where to write the gradient: an array of the shape and dtype of `{first}`. It may be `{first}`
+    itself, which is then
     overwritten. Any strides and byte order; contiguous arrays are filled without a copy.""",
     "out_pair": """
 out : (ndarray or None, ndarray or None), optional
-    Where to write the gradient and the Hessian: arrays of the shape and dtype of `{first}`, or None for a new one. Either
+    Where to write the gradient and the Hessian: arrays of the shape and dtype of `{first}`, or None
+    for a new one. Either
     may be `{first}` itself, which is then overwritten.""",
     "value": """
 value : float or ndarray
-    The loss in nats. With "mean" and "sum" a Python float, which carries a float64 sum and is not rounded to the dtype
-    of `{first}`; with "none" an array with the loss of each of the {items}, of the dtype of `{first}`, or float32 where
+    The loss in nats. With "mean" and "sum" a Python float, which carries a float64 sum and is not
+    rounded to the dtype of `{first}`; with "none" an array with the loss of each of the {items}, of
+    the dtype of `{first}`, or float32 where
     that has 16 bits.""",
     "squared": """
 value : float or ndarray
-    The loss, in the square of the input's unit. With "mean" and "sum" a Python float, which carries a float64 sum and
-    is not rounded to the dtype of `{first}`; with "none" an array with the loss of each of the {items}, of the dtype of
+    The loss, in the square of the input's unit. With "mean" and "sum" a Python float, which carries
+    a float64 sum and is not rounded to the dtype of `{first}`; with "none" an array with the loss
+    of each of the {items}, of the dtype of
     `{first}`, or float32 where that has 16 bits.""",
     "grad": """
 grad : ndarray
-    The derivative of the value with respect to `{first}`, of its shape and dtype. With "none" it is the derivative of
+    The derivative of the value with respect to `{first}`, of its shape and dtype. With "none" it is
+    the derivative of
     each loss by itself, so the same as with "sum".""",
     "hess": """
 hess : ndarray
-    The diagonal of the Hessian with respect to `{first}`, of its shape and dtype; with "none" as with "sum".""",
+    The diagonal of the Hessian with respect to `{first}`, of its shape and dtype; with "none" as
+    with "sum".""",
     "raises": """
 TypeError
     An argument is of the wrong kind, or an array of the wrong dtype.
 ValueError
     A shape does not fit, an option is outside of its range, or `out` is read-only.""",
+    "small": """
+In ulp of the dtype of `{first}`; for 16 bits one rounding from float32 is added. A result below the
+smallest normal number may be 0.""",
     "same_bits": """
-The bits of the result depend neither on the number of threads nor, with the compiled kernels, on the instruction set.
-No case emits a warning.""",
+The bits of the result depend neither on the number of threads nor, with the compiled kernels, on
+the instruction set. No case emits a warning.""",
     "derivatives": """
-The arguments are those of the loss itself, where shapes, domains, errors and special cases are described.""",
+The arguments are those of the loss itself, where shapes, domains, errors and special cases are
+described.""",
 }
 
-_Class = TypeVar("_Class", bound=type)
+_LossClass = TypeVar("_LossClass", bound=type[Loss])
 
 
 def bounds_text(bounds: Bounds) -> str:
-    """Return the sentence about error bounds."""
+    """Return the list of error bounds, as docstrings show it."""
     words = {"value": "value", "grad": "gradient", "hess": "Hessian"}
-    parts = [
-        f"{words.get(output, output)} {bound['float32']:g} ulp in float32 and {bound['float64']:g} in float64"
+    return "\n".join(
+        f"- {words[output]}: {bound['float32']:g} ulp in float32, {bound['float64']:g} in float64"
         for output, bound in bounds.items()
-    ]
-    return "; ".join(parts)
+    )
 
 
 def fill(text: str, parts: Mapping[str, str]) -> str:
@@ -116,14 +128,14 @@ def fill(text: str, parts: Mapping[str, str]) -> str:
     return text
 
 
-def documented(**parts: str) -> Any:
+def documented(**parts: str) -> Callable[[_LossClass], _LossClass]:
     """Make a class decorator that completes the docstrings of a loss.
 
-    `parts` has at least `first`, the name of the first argument, `items`, what has a loss of its own, and `parameters`,
-    the description of all arguments that the three methods share.
+    `parts` has at least `first`, the name of the first argument, `items`, what has a loss of its
+    own, and `parameters`, the description of all arguments that the three methods share.
     """
 
-    def complete(loss: _Class) -> _Class:
+    def complete(loss: _LossClass) -> _LossClass:
         texts = {**parts, **SHARED, "bounds": bounds_text(loss.error_bounds)}
         for thing in (loss, loss.__call__, loss.value_and_grad, loss.grad_and_hess):
             if thing.__doc__:  # there are none under python -OO

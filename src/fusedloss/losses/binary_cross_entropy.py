@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 from ..backends import GRAD_AND_HESS, VALUE, VALUE_AND_GRAD
 from ..dispatch import evaluate
-from .base import Loss, documented
+from .base import Bounds, Loss, documented
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -21,12 +21,12 @@ LOGITS_PARAMETERS = """
 logits : array_like of float16, bfloat16, float32 or float64
     The log-odds of the label 1, of any shape.
 target : array_like of real numbers
-    The labels, in the shape of `logits`. Bools, integers 0 and 1, or floats, of which any value is accepted: the loss
-    is linear in the target.
+    The labels, in the shape of `logits`. Bools, integers 0 and 1, or floats, of which any value is
+    accepted: the loss is linear in the target.
 {weight}
 pos_weight : array_like of real numbers, optional
-    A factor for the part of the loss that belongs to the label 1, in a shape that can be broadcast to that of
-    `logits`: above 1 it raises recall, below 1 precision.
+    A factor for the part of the loss that belongs to the label 1, in a shape that can be broadcast
+    to that of `logits`: above 1 it raises recall, below 1 precision.
 {reduction}
 {num_threads}"""
 
@@ -56,14 +56,11 @@ class BinaryCrossEntropyWithLogits(Loss):
     ------
     {raises} Or an integer target is neither 0 nor 1; the first one in C order is named.
 
-    See Also
-    --------
-    binary_cross_entropy : the same from probabilities; less accurate, since these have lost what is close to 1.
-    cross_entropy : for classes of which exactly one is right.
+    See Also -------- binary_cross_entropy : the same from probabilities; less accurate, since these
+    have lost what is close to 1. cross_entropy : for classes of which exactly one is right.
 
-    Notes
-    -----
-    With weight w and pos_weight q, the loss of an item, its derivative and its second derivative are
+    Notes ----- With weight w and pos_weight q, the loss of an item, its derivative and its second
+    derivative are
 
         w ((1 - t) softplus(x) + q t softplus(-x))
         w ((1 - t) sigmoid(x)  - q t sigmoid(-x))
@@ -71,11 +68,15 @@ class BinaryCrossEntropyWithLogits(Loss):
 
     "mean" divides by the number of items, whatever the weights. The mean of no items is nan.
 
-    Zero times infinity is zero: x = inf with t = 1 has loss and gradient 0, where PyTorch gives nan; with t < 1 the loss
-    is inf and the gradient 1 - t. nan gives nan in that item and in the reduced value.
+    Zero times infinity is zero: x = inf with t = 1 has loss and gradient 0, where PyTorch gives
+    nan; with t < 1 the loss is inf and the gradient 1 - t. nan gives nan in that item and in the
+    reduced value.
 
-    Error bounds for labels 0 and 1: {bounds}. For other targets the gradient is a difference, and has the error of its
-    terms.
+    Error bounds for labels 0 and 1:
+
+    {bounds}
+
+    {small} For other targets the gradient is a difference, and has the error of its terms.
 
     {same_bits}
 
@@ -95,7 +96,7 @@ class BinaryCrossEntropyWithLogits(Loss):
     __slots__ = ()
 
     name = "binary_cross_entropy_with_logits"
-    error_bounds = {
+    error_bounds: ClassVar[Bounds] = {
         "value": {"float32": 2.0, "float64": 2.0},
         "grad": {"float32": 2.0, "float64": 2.5},
         "hess": {"float32": 2.0, "float64": 3.0},
@@ -184,7 +185,7 @@ class BinaryCrossEntropyWithLogits(Loss):
         num_threads: int | None = None,
         out: Array | None = None,
     ) -> tuple[float | Array, Array]:
-        """Return the value of the loss and its gradient with respect to the logits, from one pass over them.
+        """Return the value of the loss and its gradient with respect to the logits, in one pass.
 
         {derivatives}
 
@@ -262,14 +263,12 @@ class BinaryCrossEntropy(Loss):
     -------
     {value}
 
-    Raises
-    ------
-    {raises} Or a probability is outside [0, 1], or an integer target neither 0 nor 1; the first one in C order is
+    Raises ------ {raises} Or a probability is outside [0, 1], or an integer target neither 0 nor 1;
+    the first one in C order is
         named. After a bad probability the content of `out` is unspecified.
 
-    See Also
-    --------
-    binary_cross_entropy_with_logits : the same from logits; more accurate, and faster than a sigmoid and this.
+    See Also -------- binary_cross_entropy_with_logits : the same from logits; more accurate, and
+    faster than a sigmoid and this.
 
     Notes
     -----
@@ -281,18 +280,21 @@ class BinaryCrossEntropy(Loss):
 
     "mean" divides by the number of items, whatever the weights. The mean of no items is nan.
 
-    The bounds keep everything finite: p = 0 with t = 1 has loss 100 and gradient -1e12. nan gives nan in that item and
-    in the reduced value.
+    The bounds keep everything finite: p = 0 with t = 1 has loss 100 and gradient -1e12. nan gives
+    nan in that item and in the reduced value.
 
-    Error bounds for labels 0 and 1: {bounds}. For other targets the gradient is a difference, and has the error of its
-    terms.
+    Error bounds for labels 0 and 1:
+
+    {bounds}
+
+    {small} For other targets the gradient is a difference, and has the error of its terms.
 
     {same_bits}
 
     References
     ----------
-    .. [1] torch.nn.functional.binary_cross_entropy: names, meanings and the value. The gradient there vanishes where p
-       is close to a right label; here it is the true derivative.
+    .. [1] torch.nn.functional.binary_cross_entropy: names, meanings and the value. The gradient
+       there vanishes where p is close to a right label; here it is the true derivative.
 
     Examples
     --------
@@ -304,7 +306,7 @@ class BinaryCrossEntropy(Loss):
     __slots__ = ()
 
     name = "binary_cross_entropy"
-    error_bounds = {
+    error_bounds: ClassVar[Bounds] = {
         "value": {"float32": 1.5, "float64": 2.0},
         "grad": {"float32": 2.0, "float64": 2.0},
         "hess": {"float32": 3.0, "float64": 3.0},
@@ -386,7 +388,7 @@ class BinaryCrossEntropy(Loss):
         num_threads: int | None = None,
         out: Array | None = None,
     ) -> tuple[float | Array, Array]:
-        """Return the value of the loss and its gradient with respect to the probabilities, from one pass over them.
+        """Return the value of the loss and its gradient with respect to `probs`, in one pass.
 
         {derivatives}
 
@@ -408,7 +410,14 @@ class BinaryCrossEntropy(Loss):
         array([-1.,  1.])
         """
         result: tuple[float | Array, Array] = evaluate(
-            "binary_cross_entropy", VALUE_AND_GRAD, probs, target, weight, reduction, num_threads, out
+            "binary_cross_entropy",
+            VALUE_AND_GRAD,
+            probs,
+            target,
+            weight,
+            reduction,
+            num_threads,
+            out,
         )
         return result
 
@@ -444,7 +453,14 @@ class BinaryCrossEntropy(Loss):
         array([4.])
         """
         result: tuple[Array, Array] = evaluate(
-            "binary_cross_entropy", GRAD_AND_HESS, probs, target, weight, reduction, num_threads, out
+            "binary_cross_entropy",
+            GRAD_AND_HESS,
+            probs,
+            target,
+            weight,
+            reduction,
+            num_threads,
+            out,
         )
         return result
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 from ..backends import GRAD_AND_HESS, VALUE, VALUE_AND_GRAD
 from ..dispatch import evaluate
-from .base import Loss, documented
+from .base import Bounds, Loss, documented
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -15,21 +15,25 @@ if TYPE_CHECKING:
 
 PARAMETERS = """
 logits : array_like of float16, bfloat16, float32 or float64
-    Unnormalised log-probabilities, of any shape with at least one dimension; C classes along `axis`.
+    Unnormalised log-probabilities, of any shape with at least one dimension; C classes along
+    `axis`.
 target : array_like of integers or floats
-    The dtype decides. Integers are class indices from 0 to C - 1 (or `ignore_index`), in the shape of `logits` without
-    `axis`. Floats are class probabilities in the shape of `logits`; neither their sign nor their sum is checked.
+    The dtype decides. Integers are class indices from 0 to C - 1 (or `ignore_index`), in the shape
+    of `logits` without `axis`. Floats are class probabilities in the shape of `logits`; neither
+    their sign nor their sum is checked.
 weight : array_like of shape (C,), optional
     A factor for each class, of any sign.
 sample_weight : array_like, optional
     A factor for each row, in the shape of `logits` without `axis`.
 ignore_index : int, default -100
-    Rows with this label take no part: their loss and gradient are 0, whatever their logits hold. It may be one of the
-    classes. With class probabilities it must be negative, and has no effect.
+    Rows with this label take no part: their loss and gradient are 0, whatever their logits hold. It
+    may be one of the classes. With class probabilities it must be negative, and has no effect.
 label_smoothing : float, default 0.0
-    From 0 to 1: the share of each target that is spread evenly over all classes, the target's own among them.
+    From 0 to 1: the share of each target that is spread evenly over all classes, the target's own
+    among them.
 z_loss : float, default 0.0
-    The factor, at least 0, of the squared log-sum-exp of each row, which keeps the logits from drifting.
+    The factor, at least 0, of the squared log-sum-exp of each row, which keeps the logits from
+    drifting.
 {reduction}
 axis : int, default -1
     The class axis. For PyTorch's (N, C, d1, ...) it is 1.
@@ -56,15 +60,11 @@ class CrossEntropy(Loss):
     numpy.exceptions.AxisError
         `axis` is out of range.
 
-    See Also
-    --------
-    binary_cross_entropy_with_logits : for two classes, or for labels that do not exclude each other.
-    log_softmax
+    See Also -------- binary_cross_entropy_with_logits : for two classes, or for labels that do not
+    exclude each other. log_softmax
 
-    Notes
-    -----
-    With p = softmax(x), class weights w, a sample weight s, smoothing e and z-loss factor c, a row's loss is, for a
-    class index y,
+    Notes ----- With p = softmax(x), class weights w, a sample weight s, smoothing e and z-loss
+    factor c, a row's loss is, for a class index y,
 
         s ((1 - e) w[y] (-log p[y]) + e / C sum_k w[k] (-log p[k])  +  c logsumexp(x)^2)
 
@@ -72,26 +72,32 @@ class CrossEntropy(Loss):
 
         s (sum_k w[k] ((1 - e) t[k] + e / C) (-log p[k])  +  c logsumexp(x)^2).
 
-    "mean" divides the sum by the sum of s w[y] over the rows that take part; for class probabilities by the sum of s,
-    without class weights. So one-hot probabilities and the same labels as indices have different means as soon as
-    `weight` is given, as in PyTorch. The z-loss part is divided by the sum of s in both cases.
+    "mean" divides the sum by the sum of s w[y] over the rows that take part; for class
+    probabilities by the sum of s, without class weights. So one-hot probabilities and the same
+    labels as indices have different means as soon as `weight` is given, as in PyTorch. The z-loss
+    part is divided by the sum of s in both cases.
 
-    Zero times infinity is zero: a class of weight or probability 0 does not count, even where its logit is -inf. A row
-    whose target has a logit of -inf has loss inf; a row with +inf or nan, or with -inf alone, is nan. The mean of no
-    rows is nan.
+    Zero times infinity is zero: a class of weight or probability 0 does not count, even where its
+    logit is -inf. A row whose target has a logit of -inf has loss inf; a row with +inf or nan, or
+    with -inf alone, is nan. The mean of no rows is nan.
 
-    Error bounds for class indices: {bounds}. Other options cost up to 3 ulp in the mean, and a gradient entry that is
-    the difference of two close numbers has the error of these.
+    Error bounds for class indices:
+
+    {bounds}
+
+    {small} Other options cost up to 3 ulp in the mean, and a gradient entry that is the difference
+    of two close numbers has the error of these.
 
     {same_bits}
 
     References
     ----------
-    .. [1] torch.nn.functional.cross_entropy: names and meanings, but for `sample_weight` and `z_loss`. There the class
-       axis is 1.
-    .. [2] C. Szegedy et al., "Rethinking the Inception architecture for computer vision", 2016, section 7 (label
-       smoothing).
-    .. [3] A. Chowdhery et al., "PaLM: scaling language modeling with pathways", 2022, section 5 (z-loss).
+    .. [1] torch.nn.functional.cross_entropy: names and meanings, but for `sample_weight` and
+       `z_loss`. There the class axis is 1.
+    .. [2] C. Szegedy et al., "Rethinking the Inception architecture for computer vision", 2016,
+       section 7 (label smoothing).
+    .. [3] A. Chowdhery et al., "PaLM: scaling language modeling with pathways", 2022, section 5
+       (z-loss).
 
     Examples
     --------
@@ -111,7 +117,7 @@ class CrossEntropy(Loss):
     __slots__ = ()
 
     name = "cross_entropy"
-    error_bounds = {
+    error_bounds: ClassVar[Bounds] = {
         "value": {"float32": 1.5, "float64": 2.0},
         "grad": {"float32": 2.0, "float64": 2.5},
         "hess": {"float32": 2.0, "float64": 2.5},
@@ -172,8 +178,8 @@ class CrossEntropy(Loss):
         {value}
         """
         value: float | Array = evaluate(
-            "cross_entropy", VALUE, logits, target, weight, sample_weight, ignore_index, label_smoothing, z_loss,
-            reduction, axis, num_threads, None,
+            "cross_entropy", VALUE, logits, target, weight, sample_weight, ignore_index,
+            label_smoothing, z_loss, reduction, axis, num_threads, None,
         )  # fmt: skip
         return value
 
@@ -224,7 +230,7 @@ class CrossEntropy(Loss):
         num_threads: int | None = None,
         out: Array | None = None,
     ) -> tuple[float | Array, Array]:
-        """Return the value of the loss and its gradient with respect to the logits, from one pass over them.
+        """Return the value of the loss and its gradient with respect to the logits, in one pass.
 
         {derivatives}
 
@@ -251,8 +257,8 @@ class CrossEntropy(Loss):
         array([[ 0.5, -0.5]])
         """
         result: tuple[float | Array, Array] = evaluate(
-            "cross_entropy", VALUE_AND_GRAD, logits, target, weight, sample_weight, ignore_index, label_smoothing,
-            z_loss, reduction, axis, num_threads, out,
+            "cross_entropy", VALUE_AND_GRAD, logits, target, weight, sample_weight, ignore_index,
+            label_smoothing, z_loss, reduction, axis, num_threads, out,
         )  # fmt: skip
         return result
 
@@ -273,8 +279,8 @@ class CrossEntropy(Loss):
     ) -> tuple[Array, Array]:
         """Return the gradient and the diagonal of the Hessian with respect to the logits.
 
-        Without z-loss an entry of the Hessian is the row's weight times p (1 - p), as Newton's method and gradient
-        boosting use it. {derivatives}
+        Without z-loss an entry of the Hessian is the row's weight times p (1 - p), as Newton's
+        method and gradient boosting use it. {derivatives}
 
         Parameters
         ----------
@@ -294,8 +300,8 @@ class CrossEntropy(Loss):
         array([[0.25, 0.25]])
         """
         result: tuple[Array, Array] = evaluate(
-            "cross_entropy", GRAD_AND_HESS, logits, target, weight, sample_weight, ignore_index, label_smoothing,
-            z_loss, reduction, axis, num_threads, out,
+            "cross_entropy", GRAD_AND_HESS, logits, target, weight, sample_weight, ignore_index,
+            label_smoothing, z_loss, reduction, axis, num_threads, out,
         )  # fmt: skip
         return result
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 from ..backends import GRAD_AND_HESS, VALUE, VALUE_AND_GRAD
 from ..dispatch import evaluate
-from .base import Loss, documented
+from .base import Bounds, Loss, documented
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -40,17 +40,20 @@ class MSELoss(Loss):
     ------
     {raises}
 
-    Notes
-    -----
-    With weight w, the loss of an item, its derivative and its second derivative are w (x - t)^2, 2 w (x - t) and 2 w.
-    There is no factor 1/2: scikit-learn and the boosters, which have one, get half of these derivatives.
+    Notes ----- With weight w, the loss of an item, its derivative and its second derivative are w
+    (x - t)^2, 2 w (x - t) and 2 w. There is no factor 1/2: scikit-learn and the boosters, which
+    have one, get half of these derivatives.
 
-    "mean" divides by the number of items, or by the sum of the weights where these are given. The mean of no items is
-    nan.
+    "mean" divides by the number of items, or by the sum of the weights where these are given. The
+    mean of no items is nan.
 
     nan, and inf - inf, give nan in that item and in the reduced value.
 
-    Error bounds: {bounds}.
+    Error bounds:
+
+    {bounds}
+
+    {small}
 
     {same_bits}
 
@@ -70,7 +73,7 @@ class MSELoss(Loss):
     __slots__ = ()
 
     name = "mse_loss"
-    error_bounds = {
+    error_bounds: ClassVar[Bounds] = {
         "value": {"float32": 1.0, "float64": 1.0},
         "grad": {"float32": 1.0, "float64": 1.0},
         "hess": {"float32": 1.0, "float64": 1.0},
@@ -115,7 +118,9 @@ class MSELoss(Loss):
         -------
         {squared}
         """
-        value: float | Array = evaluate("mse_loss", VALUE, input, target, weight, reduction, num_threads, None)
+        value: float | Array = evaluate(
+            "mse_loss", VALUE, input, target, weight, reduction, num_threads, None
+        )
         return value
 
     @overload
@@ -150,7 +155,7 @@ class MSELoss(Loss):
         num_threads: int | None = None,
         out: Array | None = None,
     ) -> tuple[float | Array, Array]:
-        """Return the value of the loss and its gradient with respect to the input, from one pass over it.
+        """Return the value of the loss and its gradient with respect to `input`, in one pass.
 
         {derivatives}
 

@@ -107,7 +107,7 @@ def ulp_error(actual, truth, *, low=None, dtype=None, size=0.0, flush=None):
 
 
 def assert_ulp(actual, truth, bound, *, what="", **options):
-    """Fail, naming the worst entry, unless each error is at most `bound`; options of `ulp_error`."""
+    """Fail, naming the worst entry, unless each error is at most `bound`. See `ulp_error`."""
     error = ulp_error(actual, truth, **options)
     if error.size == 0 or error.max() <= bound:
         return

@@ -54,8 +54,8 @@ def subtract(a, b):
 def add_up(terms):
     """The sum over the last axis, rounded about once.
 
-    The two halves of the axis are added item by item, then the halves of the result, and so on; what
-    rounding takes away on the way is summed apart.
+    The two halves of the axis are added item by item, then the halves of the result, and so on;
+    what rounding takes away on the way is summed apart.
     """
     errors = np.zeros(terms.shape[:-1])
     while (count := terms.shape[-1]) > 1:

@@ -84,7 +84,7 @@ def test_logistic_regression_lands_on_the_maximum_likelihood():
     W, b, history = fit(problem)
     exact, minimum, slope = newton(problem.X, problem.y)
     assert slope < 1e-12  # Newton has converged: this is the maximum of the likelihood
-    assert minimum <= history[-1] < minimum + 1e-6
+    assert minimum <= history[-1] < minimum + 1e-8
     np.testing.assert_allclose(np.append(W, b)[:, None], exact, atol=1e-2)
     assert np.count_nonzero((problem.X @ W + b > 0) == problem.y) == 98
 
@@ -95,7 +95,7 @@ def test_softmax_regression_nears_the_infimum():
     # Setosa is linearly separable, so its 50 losses can be made as small as one likes, and what is
     # left in the limit is the logistic problem of the other 100 flowers.
     infimum = newton(logistic.X, logistic.y)[1] * 100 / 150
-    assert infimum < history[-1] < infimum + 1e-4
+    assert infimum < history[-1] < infimum + 1e-3
     assert np.count_nonzero((softmax.X @ W + b).argmax(axis=1) == softmax.y) == 148
 
 
@@ -112,7 +112,7 @@ def test_softmax_regression_agrees_with_lbfgs():
         objective, np.zeros(15), jac=True, method="L-BFGS-B", options={"maxiter": 2000}
     )
     W, b, history = fit(problem)
-    assert solved.fun < history[-1] < solved.fun + 1e-4
+    assert solved.fun < history[-1] < solved.fun + 1e-3
     predicted = (A @ solved.x.reshape(5, 3)).argmax(axis=1)
     np.testing.assert_array_equal((problem.X @ W + b).argmax(axis=1), predicted)
 
@@ -121,38 +121,32 @@ def test_softmax_regression_agrees_with_lbfgs():
 
 
 class TwoFaced:
-    """A loss whose gradient differs between the backends by some ulp."""
+    """A loss whose gradient differs between the backends by a number of ulp."""
 
     name = "two_faced"
-    error_bounds = {
-        "value": {"float32": 1.0, "float64": 1.0},
-        "grad": {"float32": 2.0, "float64": 2.0},
-    }
+    error_bounds = {"value": {"float64": 1.0}, "grad": {"float64": 2.0}}
 
     def __init__(self, ulps):
-        self.ulps = {"numpy": 0.0, "other": ulps}
-
-    def value_and_grad(self, logits, y, out=None):
-        error = self.ulps[self.active] * np.spacing(logits.dtype.type(1))
-        return 1.0, np.array([1, 1 + error], logits.dtype)
+        self.error = {"numpy": 0.0, "other": ulps * np.spacing(1.0)}
 
     def use_backend(self, name):
         self.active = name
         return contextlib.nullcontext()
 
+    def value_and_grad(self, logits, y):
+        return 1.0, np.array([1, 1 + self.error[self.active]])
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_compare_reports_ulp_and_holds_the_bound(monkeypatch, dtype):
-    logits = np.zeros(2, dtype)
+
+def test_compare_reports_ulp_and_holds_the_bound(monkeypatch):
     for ulps in (0, 3, 4):
         loss = TwoFaced(ulps)
         monkeypatch.setattr(demo.fl, "use_backend", loss.use_backend)
-        assert demo.compare(loss, logits, None, "other") == (0, ulps)
+        assert demo.compare(loss, None, None, "other") == [0, ulps]
     for ulps in (5, np.nan):
         loss = TwoFaced(ulps)
         monkeypatch.setattr(demo.fl, "use_backend", loss.use_backend)
         with pytest.raises(ArithmeticError, match="grad of two_faced .* within 4.0 ulp"):
-            demo.compare(loss, logits, None, "other")
+            demo.compare(loss, None, None, "other")
 
 
 def test_disagreement_is_reported_and_is_a_failure(monkeypatch, capsys):
@@ -168,11 +162,11 @@ def test_disagreement_is_reported_and_is_a_failure(monkeypatch, capsys):
 
 
 def test_ulp_difference():
-    x = np.array([1, -3, 0, 2e-45, 1e30], np.float32)
+    x = np.array([1, -3, 0, 5e-324, 1e300])
     assert demo.ulp_difference(x, x) == 0
-    assert demo.ulp_difference(np.nextafter(x, np.float32(np.inf)), x) == 1
-    assert demo.ulp_difference(1.0, np.float64(1.0) + 2.0**-52) == 1
-    assert np.isnan(demo.ulp_difference([np.nan], np.array([1.0])))
+    assert demo.ulp_difference(np.nextafter(x, np.inf), x) == 1
+    assert demo.ulp_difference(1 + 2**-51, 1.0) == 2
+    assert np.isnan(demo.ulp_difference([np.nan], [1.0]))
 
 
 # The command line

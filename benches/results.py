@@ -1,0 +1,111 @@
+"""The measurements of one run, read from the JSON that pytest-benchmark wrote: rounds of all turns together."""
+
+import json
+import statistics
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .axes import Case
+
+REFERENCE = "numpy"  # the backend that ratios "to NumPy" are taken to
+
+
+@dataclass
+class Measurement:
+    """One contender on one case."""
+
+    contender: str
+    ours: bool
+    threads: int
+    sets: int
+    times: list[float] = field(default_factory=list)
+    roofs: list[dict] = field(default_factory=list)
+
+    @property
+    def median(self):
+        return statistics.median(self.times)
+
+    @property
+    def minimum(self):
+        return min(self.times)
+
+    @property
+    def roof_rate(self):
+        return statistics.median(roof["bytes_per_second"] for roof in self.roofs)
+
+
+@dataclass
+class Group:
+    """All contenders on one case."""
+
+    case: Case
+    measurements: dict[str, Measurement] = field(default_factory=dict)
+
+    @property
+    def best_peer(self):
+        others = [one for one in self.measurements.values() if not one.ours]
+        return min(others, key=lambda one: one.median, default=None)
+
+    @property
+    def main(self):
+        """The backend that a user gets: the first of ours, in the order of preference."""
+        names = ("cython", "numba", "numpy")
+        return next((self.measurements[name] for name in names if name in self.measurements), None)
+
+    def ratio_to(self, name, one):
+        """How many times as long the contender `name` takes as `one`; None where it did not run."""
+        other = self.measurements.get(name)
+        return other.median / one.median if other else None
+
+    def ratio_to_best_peer(self, one):
+        return self.best_peer.median / one.median if self.best_peer else None
+
+    def rate(self, one):
+        """Bytes per second of those that must move."""
+        return self.case.bytes_moved / one.median
+
+    def share_of_roof(self, one):
+        return self.rate(one) / one.roof_rate if one.roofs else None
+
+
+@dataclass
+class Results:
+    machine: dict
+    plan: str
+    date: str
+    groups: list[Group]
+
+    def roofs(self):
+        """All samples of each roof over the run: name -> (how it was measured, rates)."""
+        found = {}
+        for group in self.groups:
+            for one in group.measurements.values():
+                for roof in one.roofs:
+                    how, rates = found.setdefault(roof["name"], (roof["how"], []))
+                    rates.append(roof["bytes_per_second"])
+        return found
+
+    def contenders(self):
+        names = {}
+        for group in self.groups:
+            names.update(group.measurements)
+        return names
+
+
+def load(path):
+    content = json.loads(Path(path).read_text())
+    groups = {}
+    for bench in content["benchmarks"]:
+        info = bench["extra_info"]
+        case = Case(**info["case"] | {"shape": tuple(info["case"]["shape"])})
+        group = groups.setdefault(case, Group(case))
+        one = group.measurements.setdefault(
+            info["contender"],
+            Measurement(info["contender"], info["ours"], info["threads"], info["sets"]),
+        )
+        one.times += bench["stats"]["data"]
+        if info["roof"]:
+            one.roofs.append(info["roof"])
+    return Results(
+        content["machine_info"], content["plan"], content["datetime"][:10], list(groups.values())
+    )

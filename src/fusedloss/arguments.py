@@ -360,10 +360,8 @@ def _axis(name: str, array: Array, given: Any) -> int:
 
 
 def _integer(name: str, given: Any, expected: str) -> int:
-    if type(given) is int:
-        return given
     try:
-        return operator.index(given)
+        return int(operator.index(given))  # a bool would stay one
     except TypeError:
         raise TypeError(f"{name} must be {expected}, not {_shown(given)}") from None
 
@@ -451,7 +449,7 @@ def _loss_outputs(
         None if hess is None else _output(hess, inputs, in_place=False),
     )
     ours = tuple(None if output is None else output[1] for output in outputs)
-    return (None if ours == (None, None) else ours), outputs
+    return (None if all(item is None for item in ours) else ours), outputs
 
 
 def _function_output(out: Any, x: Array, shape: Shape) -> tuple[Any, tuple[Output]]:

@@ -17,16 +17,17 @@ def evaluate(name: str, *given: Any) -> Any:
     """Return what the active backend's function `name` gives for arguments in contract order."""
     backend = active()
     if backend.fast:
-        result = getattr(backend.module, name)(*given)
+        result = backend.functions[name](*given)
         if result is not NotImplemented:
             return result
     return _friendly(backend, name, given)
 
 
 def _friendly(backend: Backend, name: str, given: tuple[Any, ...]) -> Any:
-    module = backend.module or backend.load()
-    prepared = getattr(arguments, name)(*given)
-    result = getattr(module, name)(*prepared.canonical)
+    prepared: arguments.Prepared = getattr(arguments, name)(*given)
+    if backend.module is None:
+        backend.load()
+    result = backend.functions[name](*prepared.canonical)
     if result is NotImplemented:
         arguments.blame(name, prepared.canonical)
         raise RuntimeError(

@@ -143,8 +143,8 @@ def log_softmax(
     >>> import fusedloss as fl
     >>> fl.log_softmax([0.0, 0.0]).round(6)
     array([-0.693147, -0.693147])
-    >>> fl.log_softmax([40.0, 0.0])[0]
-    np.float64(-4.248354255291589e-18)
+    >>> float(fl.log_softmax([20.0, 0.0])[0])  # doctest: +ELLIPSIS
+    -2.06115362...e-09
     """
     result: Array = evaluate("log_softmax", x, axis, num_threads, out)
     return result
@@ -265,8 +265,8 @@ def log_sigmoid(x: ArrayLike, *, out: Array | None = None, num_threads: int | No
     Examples
     --------
     >>> import fusedloss as fl
-    >>> fl.log_sigmoid([-1000.0, 0.0]).round(6)
-    array([-1.000000e+03, -6.931470e-01])
+    >>> fl.log_sigmoid([-10.0, 0.0]).round(6)
+    array([-10.000045,  -0.693147])
     """
     result: Array = evaluate("log_sigmoid", x, num_threads, out)
     return result
@@ -303,8 +303,8 @@ def softplus(x: ArrayLike, *, out: Array | None = None, num_threads: int | None 
     Examples
     --------
     >>> import fusedloss as fl
-    >>> fl.softplus([0.0, 1000.0]).round(6)
-    array([6.93147e-01, 1.00000e+03])
+    >>> fl.softplus([0.0, 10.0]).round(6)
+    array([ 0.693147, 10.000045])
     """
     result: Array = evaluate("softplus", x, num_threads, out)
     return result

@@ -19,6 +19,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from _thread import allocate_lock  # all of threading that is needed, without its import
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib import import_module
@@ -144,13 +145,14 @@ def _read(path: str) -> str:
 
 
 class Backend:
-    """A backend: its name, its module once loaded, and whether that has a fast door."""
+    """A backend: its name, its functions once loaded, and whether these have a fast door."""
 
-    __slots__ = ("fast", "module", "name")
+    __slots__ = ("fast", "functions", "module", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.module: ModuleType | None = None
+        self.functions: dict[str, Any] = {}
         self.fast = False
 
     def check_installed(self) -> None:
@@ -162,8 +164,10 @@ class Backend:
 
     def load(self) -> ModuleType:
         """Import the module if need be, and return it; raise `Unavailable` where it cannot run."""
-        if self.module is not None:
-            return self.module
+        with _loading:
+            return self.module or self._load()
+
+    def _load(self) -> ModuleType:
         if self.name == "numba":
             self.check_installed()
         try:
@@ -181,36 +185,31 @@ class Backend:
             # A forked child has none of the threads that the OpenMP runtime believes to have.
             if hasattr(os, "register_at_fork"):
                 os.register_at_fork(before=module.quiesce, after_in_child=module.mark_child)
+        self.functions = vars(module)
         self.module = module
-        self.fast = self.name == "cython"
+        self.fast = self.name == "cython"  # last: whoever sees it looks no further
         return module
 
 
 def _configure(compiled: ModuleType) -> None:
-    # Who has set OMP_NUM_THREADS has thought about it; else OpenMP's own default must not exceed
-    # the quota.
-    cap = MOST_THREADS if os.environ.get("OMP_NUM_THREADS") else _cpus
-    compiled.configure_threads(_threads or 0, cap)
+    compiled.configure_threads(_threads or 0, _cpus)
 
 
 def _choose() -> Backend:
     """Return the default backend, and note why no better one was taken."""
-    if _requested is not None:
-        backend = _backends[_requested]
-        try:
-            backend.check_installed()
-        except Unavailable as error:
-            message = (
-                f"FUSEDLOSS_BACKEND must be a backend that can run here, not {_requested}: {error}"
-            )
-            raise ImportError(message) from error
-        return backend
     for name, backend in _backends.items():
+        if _requested not in (None, name):
+            continue
         try:
             backend.check_installed()
         except Unavailable as error:
             if name == "cython" and _level is not None:
                 message = f"FUSEDLOSS_ISA must be a level that can run here, not {_level}: {error}"
+                raise ImportError(message) from error
+            if name == _requested:
+                message = (
+                    f"FUSEDLOSS_BACKEND must be a backend that can run here, not {name}: {error}"
+                )
                 raise ImportError(message) from error
             _reasons[name] = str(error)
         else:
@@ -224,13 +223,13 @@ _threads_at_import = _threads_from_environment()
 _threads = _threads_at_import
 _cpus = usable_cpus()
 
+_loading = allocate_lock()
 _backends = {name: Backend(name) for name in BACKENDS}  # the best first
 _reasons: dict[str, str] = {}  # backend -> why it cannot run here
 _default = _choose()
 _active: ContextVar[Backend] = ContextVar("fusedloss_backend", default=_default)
 
-# Returns the backend for calls made here and now. Not wrapped in a function: it is on the way of
-# every call.
+# Returns the backend for calls made here and now. Every call goes through it, so nothing is around it.
 active = _active.get
 
 

@@ -1,0 +1,872 @@
+# The driver: the only way into the kernels, and the one parallel loop.
+#
+# a) A kernel is a block function: block(task, number) computes one block of rows or of items and touches nothing
+#    else. It is plain C: it cannot fail, allocate, raise or see a Python object.
+# b) The grid of blocks depends on the shape alone, never on the number of threads, and each block leaves one partial
+#    sum. They are added in order, in twice the working precision. Hence the same bits for any number of threads.
+# c) Who owns threads: `run`. Small work runs the same blocks in a plain loop, without entering OpenMP (a region
+#    with one thread costs as much as the whole of a small call) and without letting go of the GIL.
+# d) Who owns memory: the entries below. They check with the C API all that memory safety needs, allocate outputs and
+#    partial sums, and sweep labels before anything is written. What they do not recognise at once they leave to
+#    fusedloss.arguments by answering NotImplemented; no kernel ever sees memory that was not checked here.
+# e) No words for users here: the text of every error has its one home in fusedloss.arguments.
+
+from cython.parallel cimport prange
+from cpython.long cimport PyLong_CheckExact, PyLong_AsLongLongAndOverflow, PyLong_AsUnsignedLongLong
+from cpython.float cimport PyFloat_Check, PyFloat_AS_DOUBLE
+from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_SIZE
+from libc.stdlib cimport malloc, calloc, free, getenv
+
+import numpy as np
+
+include "lanes.pxi"
+include "storage.pxi"
+include "cross_entropy.pxi"
+include "pointwise.pxi"
+
+cnp.import_array()
+
+
+# ---------------------------------------------------------------------------------------------- threads
+
+cdef extern from *:
+    """
+    #ifdef _OPENMP
+      #include <omp.h>
+      #define FL_OPENMP _OPENMP
+    #else
+      #define FL_OPENMP 0
+      #define omp_get_max_threads() 1
+      #define omp_in_parallel() 0
+    #endif
+    /* libgomp's threads do not survive a fork: a region in the child would wait for them for ever. Pausing the
+       runtime before the fork ends them; the next region makes new ones. Weak: older libraries lack it. */
+    #if defined(_OPENMP) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 9
+      extern int omp_pause_resource_all(omp_pause_resource_t) __attribute__((weak));
+      static int fl_pause_openmp(void) { return omp_pause_resource_all ? omp_pause_resource_all(omp_pause_soft) : -1; }
+    #else
+      static int fl_pause_openmp(void) { return -1; }
+    #endif
+    #if defined(__clang__)
+      #define FL_COMPILER "clang " __clang_version__
+    #elif defined(__GNUC__)
+      #define FL_COMPILER "GCC " __VERSION__
+    #elif defined(_MSC_VER)
+      #define FL_STRING_(x) #x
+      #define FL_STRING(x) FL_STRING_(x)
+      #define FL_COMPILER "MSVC " FL_STRING(_MSC_VER)
+    #else
+      #define FL_COMPILER "unknown"
+    #endif
+    """
+    int FL_OPENMP
+    const char* FL_COMPILER
+    int omp_get_max_threads() noexcept nogil
+    int omp_in_parallel() noexcept nogil
+    int fl_pause_openmp() noexcept nogil
+
+cdef enum:
+    MAX_THREADS = 1024
+    # A thread is worth waking for this much work: 10 times what a region of two threads costs.
+    NS_PER_THREAD = 25000
+    # Less than this is done without letting go of the GIL, which costs about 50 ns.
+    NS_WITHOUT_GIL = 10000
+
+cdef int setting = 0               # set_num_threads or FUSEDLOSS_NUM_THREADS; 0: not set
+cdef int usable = 1                # CPUs that this process may use
+cdef bint openmp_environment = getenv("OMP_NUM_THREADS") != NULL
+cdef bint pool_open = False        # a region with several threads has run in this process
+cdef bint serial_only = False      # this is a forked child in which a region could hang
+cdef bint paused = True            # the pool was paused before the last fork
+
+
+def configure_threads(int threads, int usable_cpus):
+    """Set the package's cap (0: none) and the number of CPUs that this process may use."""
+    global setting, usable
+    setting = min(threads, <int>MAX_THREADS)
+    usable = max(usable_cpus, 1)
+
+
+def max_threads():
+    """Threads that a large call would use now, in this thread."""
+    return thread_cap(0)
+
+
+def openmp():
+    """Value of the macro _OPENMP this module was compiled with, 0 without OpenMP."""
+    return FL_OPENMP
+
+
+def compiler():
+    """Name and version of the C compiler."""
+    return FL_COMPILER.decode()
+
+
+def quiesce():
+    """Before a fork: end the pool of OpenMP, which the child could not use."""
+    global paused, pool_open
+    if pool_open:
+        paused = fl_pause_openmp() == 0
+        pool_open = not paused
+
+
+def mark_child():
+    """In a forked child: if the pool could not be ended, stay serial rather than wait for threads of the parent."""
+    global serial_only
+    if not paused:
+        serial_only = True
+
+
+cdef int thread_cap(int asked) noexcept:
+    """Most threads this call may use. An explicit number overrides all but a child that must stay serial."""
+    cdef int cap
+    if serial_only or omp_in_parallel():
+        return 1
+    if asked > 0:
+        return min(asked, <int>MAX_THREADS)
+    if setting > 0:
+        return setting
+    # Asked at every call, in the calling thread: threadpoolctl limits are the calling thread's own.
+    cap = omp_get_max_threads()
+    return cap if openmp_environment else min(cap, usable)
+
+
+ctypedef void (*block_function)(void* task, Py_ssize_t block) noexcept nogil
+
+
+cdef void run(block_function block, void* task, Py_ssize_t blocks, int asked, double nanoseconds) noexcept:
+    """block(task, 0) ... block(task, blocks - 1), on as many threads as the work is worth."""
+    global pool_open
+    cdef Py_ssize_t i
+    cdef double share
+    cdef int threads = 1
+    if nanoseconds < NS_WITHOUT_GIL:
+        for i in range(blocks):
+            block(task, i)
+        return
+    if FL_OPENMP and blocks > 1:
+        share = nanoseconds / NS_PER_THREAD
+        if share >= 2.0:
+            threads = thread_cap(asked)
+            threads = <int>min(<double>threads, share, <double>blocks)
+    if threads < 2:
+        with nogil:
+            for i in range(blocks):
+                block(task, i)
+        return
+    pool_open = True
+    with nogil:
+        for i in prange(blocks, num_threads=threads, schedule="dynamic", chunksize=1):
+            block(task, i)
+
+
+# ----------------------------------------------------------------------------------------- reading arguments
+
+cdef enum Verb:
+    VALUE = 0
+    VALUE_AND_GRAD = 1
+    GRAD_AND_HESS = 2
+
+cdef enum Reduction:
+    NO_REDUCTION = 0
+    MEAN
+    SUM
+    UNKNOWN_REDUCTION
+
+cdef int bfloat16_number = -1      # of ml_dtypes, which registers it when it is imported
+
+
+cdef int code_of(cnp.ndarray a) except -2:
+    """Code of the array's dtype, -1 if the kernels do not know it."""
+    global bfloat16_number
+    cdef int number = cnp.PyArray_TYPE(a)
+    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(a)
+    if number == cnp.NPY_FLOAT:
+        return F32
+    if number == cnp.NPY_DOUBLE:
+        return F64
+    if number == cnp.NPY_FLOAT16:
+        return F16
+    if number == cnp.NPY_BOOL:
+        return BOOL
+    if cnp.PyTypeNum_ISSIGNED(number):
+        return I64 if size == 8 else I32 if size == 4 else I16 if size == 2 else I8
+    if cnp.PyTypeNum_ISUNSIGNED(number):
+        return U64 if size == 8 else U32 if size == 4 else U16 if size == 2 else U8
+    if cnp.PyTypeNum_ISUSERDEF(number):
+        if bfloat16_number < 0 and size == 2 and a.dtype.name == "bfloat16":
+            bfloat16_number = number
+        if number == bfloat16_number:
+            return BF16
+    return -1
+
+
+cdef inline bint canonical(object a) noexcept:
+    """Exactly ndarray, C-contiguous, aligned, native byte order."""
+    return (cnp.PyArray_CheckExact(a)
+            and cnp.PyArray_IS_C_CONTIGUOUS(<cnp.ndarray>a)
+            and cnp.PyArray_ISALIGNED(<cnp.ndarray>a)
+            and cnp.PyArray_ISNOTSWAPPED(<cnp.ndarray>a))
+
+
+cdef inline bint same_shape(cnp.ndarray a, cnp.ndarray b) noexcept:
+    return cnp.PyArray_SAMESHAPE(a, b)
+
+
+cdef bint shape_without(cnp.ndarray rows, cnp.ndarray full, int axis) noexcept:
+    """Whether rows has full's shape without one axis."""
+    cdef int i
+    if cnp.PyArray_NDIM(rows) != cnp.PyArray_NDIM(full) - 1:
+        return False
+    for i in range(cnp.PyArray_NDIM(rows)):
+        if cnp.PyArray_DIM(rows, i) != cnp.PyArray_DIM(full, i if i < axis else i + 1):
+            return False
+    return True
+
+
+cdef bint set_operand(Operand* a, object array, cnp.ndarray like) except -1:
+    """Fill `a` from an array of the same shape as `like` and of any strides; False if it is not one."""
+    cdef int i, code
+    cdef cnp.ndarray b
+    if not cnp.PyArray_CheckExact(array):
+        return False
+    b = <cnp.ndarray>array
+    if not (cnp.PyArray_ISALIGNED(b) and cnp.PyArray_ISNOTSWAPPED(b) and same_shape(b, like)):
+        return False
+    code = code_of(b)
+    if code < 0:
+        return False
+    a.data = <const char*>cnp.PyArray_DATA(b)
+    a.code = <Code>code
+    a.contiguous = cnp.PyArray_IS_C_CONTIGUOUS(b)
+    a.rank = cnp.PyArray_NDIM(b)
+    a.itemsize = cnp.PyArray_ITEMSIZE(b)
+    if not a.contiguous:
+        for i in range(a.rank):
+            a.shape[i] = cnp.PyArray_DIM(b, i)
+            a.strides[i] = cnp.PyArray_STRIDE(b, i)
+    return True
+
+
+cdef inline int reduction_of(object name) except -1:
+    if name == "mean":
+        return MEAN
+    if name == "sum":
+        return SUM
+    if name == "none":
+        return NO_REDUCTION
+    return UNKNOWN_REDUCTION
+
+
+cdef inline int threads_of(object num_threads) noexcept:
+    """0 for None, -1 for anything but a positive int."""
+    cdef int overflow = 0
+    cdef long long n
+    if num_threads is None:
+        return 0
+    if not PyLong_CheckExact(num_threads):
+        return -1
+    n = PyLong_AsLongLongAndOverflow(num_threads, &overflow)
+    if overflow > 0 or n > MAX_THREADS:
+        return MAX_THREADS
+    return <int>n if n >= 1 and overflow == 0 else -1
+
+
+cdef inline double number_of(object value) noexcept:
+    """A float or an int as double, nan for anything else (which every range check then refuses)."""
+    if PyFloat_Check(value):
+        return PyFloat_AS_DOUBLE(value)
+    if PyLong_CheckExact(value):
+        return <double>PyLong_AsLongLongAndOverflow(value, &ignored_overflow)
+    return NAN
+
+cdef int ignored_overflow = 0
+
+
+cdef bint overlaps(cnp.ndarray a, cnp.ndarray b) noexcept:
+    """Whether the memory of two contiguous arrays meets."""
+    cdef const char* p = <const char*>cnp.PyArray_DATA(a)
+    cdef const char* q = <const char*>cnp.PyArray_DATA(b)
+    return p < q + cnp.PyArray_NBYTES(b) and q < p + cnp.PyArray_NBYTES(a)
+
+
+cdef bint output_fits(object out, cnp.ndarray like, int type_number, bint may_be_like, tuple inputs) except -1:
+    """Whether `out` can be written directly: canonical, writeable, of this dtype and of like's shape, and in memory of
+    its own, or (may_be_like) exactly that of `like`."""
+    cdef object other
+    cdef cnp.ndarray a
+    if not canonical(out):
+        return False
+    a = <cnp.ndarray>out
+    if not (cnp.PyArray_ISWRITEABLE(a) and cnp.PyArray_TYPE(a) == type_number and same_shape(a, like)):
+        return False
+    if cnp.PyArray_DATA(a) != cnp.PyArray_DATA(like) or not may_be_like:
+        if overlaps(a, like):
+            return False
+    for other in inputs:
+        if other is None:
+            continue
+        # Only contiguous inputs are compared here; others take the friendly door.
+        if not cnp.PyArray_CheckExact(other) or not cnp.PyArray_IS_C_CONTIGUOUS(<cnp.ndarray>other):
+            return False
+        if overlaps(a, <cnp.ndarray>other):
+            return False
+    return True
+
+
+cdef object empty_like(cnp.ndarray a):
+    """C-contiguous, of a's shape and dtype."""
+    cdef int number = cnp.PyArray_TYPE(a)
+    if cnp.PyTypeNum_ISUSERDEF(number):
+        return np.empty_like(a)
+    return cnp.PyArray_EMPTY(cnp.PyArray_NDIM(a), cnp.PyArray_DIMS(a), number, 0)
+
+
+cdef object empty_rows(cnp.ndarray full, int axis, int type_number):
+    """Array of full's shape without one axis."""
+    cdef cnp.npy_intp dims[MAX_RANK]
+    cdef int i
+    cdef int rank = cnp.PyArray_NDIM(full) - 1
+    for i in range(rank):
+        dims[i] = cnp.PyArray_DIM(full, i if i < axis else i + 1)
+    return cnp.PyArray_EMPTY(rank, dims, type_number, 0)
+
+
+cdef struct Outputs:
+    bint refused           # `out` needs the friendly door
+    bint want_grad
+    bint want_hess
+
+
+cdef tuple read_outputs(int verb, object out, cnp.ndarray like, tuple inputs):
+    """(grad, hess) to write into, made where missing; None if `out` needs the friendly door."""
+    cdef object grad = None
+    cdef object hess = None
+    cdef int number = cnp.PyArray_TYPE(like)
+    if verb == VALUE:
+        return (None, None) if out is None else None
+    if verb == VALUE_AND_GRAD:
+        grad = out
+    elif out is not None:
+        if not PyTuple_CheckExact(out) or PyTuple_GET_SIZE(out) != 2:
+            return None
+        grad, hess = out
+    if grad is None:
+        grad = empty_like(like)
+    elif not output_fits(grad, like, number, True, inputs):
+        return None
+    if verb == GRAD_AND_HESS:
+        if hess is None:
+            hess = empty_like(like)
+        elif not output_fits(hess, like, number, True, inputs):
+            return None
+        if cnp.PyArray_NBYTES(<cnp.ndarray>grad) and overlaps(<cnp.ndarray>grad, <cnp.ndarray>hess):
+            return None
+    return grad, hess
+
+
+cdef double total_of(const Sum* parts, Py_ssize_t n) noexcept:
+    """Partial sums, added in order."""
+    cdef Sum total
+    cdef Py_ssize_t i
+    memset(&total, 0, sizeof(Sum))
+    for i in range(n):
+        add(&total, parts[i].high)
+        total.low += parts[i].low
+    return value_of(&total)
+
+
+cdef object answer(int verb, object value, object grad, object hess):
+    if verb == VALUE:
+        return value
+    if verb == VALUE_AND_GRAD:
+        return value, grad
+    return grad, hess
+
+
+# ---------------------------------------------------------------------------------- entries: softmax and its losses
+
+# Nanoseconds per item of one thread, to choose the number of threads; measured, coarse. Index: has outputs.
+cdef double SOFTMAX_NS[2]
+SOFTMAX_NS[:] = [0.25, 0.6]
+cdef double POINTWISE_NS[2]
+POINTWISE_NS[:] = [0.5, 0.8]
+
+
+cdef Py_ssize_t product(cnp.ndarray a, int first, int last) noexcept:
+    cdef Py_ssize_t n = 1
+    cdef int i
+    for i in range(first, last):
+        n *= cnp.PyArray_DIM(a, i)
+    return n
+
+
+cdef int axis_of(object axis, int rank) noexcept:
+    """0 .. rank - 1, or -1."""
+    cdef int overflow = 0
+    cdef long long n
+    if not PyLong_CheckExact(axis):
+        return -1
+    n = PyLong_AsLongLongAndOverflow(axis, &overflow)
+    if overflow or n < -rank or n >= rank:
+        return -1
+    return <int>(n + rank if n < 0 else n)
+
+
+cdef bint set_logits(Softmax* t, cnp.ndarray x, int axis) except -1:
+    """Geometry of a canonical floating array; False if it has no classes or another dtype."""
+    cdef int code = code_of(x)
+    if code < F16:
+        return False
+    t.code = <Code>code
+    t.logits = <const char*>cnp.PyArray_DATA(x)
+    t.classes = cnp.PyArray_DIM(x, axis)
+    t.inner = product(x, axis + 1, cnp.PyArray_NDIM(x))
+    t.rows = product(x, 0, axis) * t.inner
+    t.divisor = 1.0
+    t.z_divisor = 1.0
+    return t.classes >= 1
+
+
+cdef Py_ssize_t choose_blocks(Softmax* t) noexcept:
+    """Rows per block, from the shape alone: about 32768 items, in whole groups of 16 rows where rows are short."""
+    cdef Py_ssize_t rows = 32768 // t.classes
+    if t.classes <= COLUMNS or t.inner > 1:
+        rows = max(rows - rows % LANES, <Py_ssize_t>LANES)
+    t.block_rows = max(rows, <Py_ssize_t>1)
+    return (t.rows + t.block_rows - 1) // t.block_rows
+
+
+cdef void run_softmax(Softmax* t, Py_ssize_t blocks, int threads) noexcept:
+    cdef double items = <double>t.rows * <double>t.classes
+    cdef double ns = SOFTMAX_NS[t.grad != NULL or t.hess != NULL] * (items + 40.0 * <double>t.rows)
+    if t.code == F64:
+        run(softmax_block_double, t, blocks, threads, 2.0 * ns)
+    else:
+        run(softmax_block_float, t, blocks, threads, ns)
+
+
+cdef int take_census(Softmax* t, int threads, bint mean) except -1:
+    """Check all labels and set the divisors of the mean. 0 if a label is out of range."""
+    cdef Census few[64]
+    cdef CensusTask task
+    cdef Py_ssize_t blocks, i
+    cdef Sum weights, samples
+    cdef bint bad = False
+    task.softmax = t
+    task.block_rows = 8192
+    blocks = (t.rows + task.block_rows - 1) // task.block_rows
+    task.parts = few
+    if blocks > 64:
+        task.parts = <Census*>malloc(blocks * sizeof(Census))
+        if task.parts == NULL:
+            raise MemoryError()
+    run(census_block, &task, blocks, threads, <double>t.rows * (1.0 if t.weight == NULL else 4.0))
+    memset(&weights, 0, sizeof(Sum))
+    memset(&samples, 0, sizeof(Sum))
+    for i in range(blocks):
+        bad = bad or task.parts[i].bad
+        add(&weights, task.parts[i].weights.high)
+        add(&samples, task.parts[i].samples.high)
+        weights.low += task.parts[i].weights.low
+        samples.low += task.parts[i].samples.low
+    if task.parts != few:
+        free(task.parts)
+    if mean:
+        t.divisor = value_of(&weights)
+        t.z_divisor = value_of(&samples)
+    return not bad
+
+
+cdef double sum_weights(const Softmax* t) noexcept:
+    """W, the sum of the class weights."""
+    cdef Sum total
+    cdef Py_ssize_t c
+    if t.weight == NULL:
+        return <double>t.classes
+    memset(&total, 0, sizeof(Sum))
+    for c in range(t.classes):
+        add(&total, load_one(t.weight, t.weight_code, c))
+    return value_of(&total)
+
+
+cdef bint set_ignore_index(Softmax* t, object ignore_index) except -1:
+    """Compare labels and ignore_index as mathematical integers; False if it is not exactly an int."""
+    cdef int overflow = 0
+    cdef long long n
+    if not PyLong_CheckExact(ignore_index):
+        return False
+    n = PyLong_AsLongLongAndOverflow(ignore_index, &overflow)
+    t.ignoring = overflow == 0 and not (n < 0 and t.target_code == U64)
+    t.ignore_index = n
+    if overflow > 0 and t.target_code == U64 and ignore_index < 2**64:
+        t.ignoring = True
+        t.ignore_index = <int64_t>PyLong_AsUnsignedLongLong(ignore_index)
+    return True
+
+
+def cross_entropy(verb, logits, target, weight, sample_weight, ignore_index, label_smoothing, z_loss, reduction, axis,
+                  num_threads, out):
+    """Softmax cross-entropy; the contract is in fusedloss.backends."""
+    cdef Softmax t
+    cdef int v = verb
+    cdef int r, code, along, threads
+    cdef Py_ssize_t blocks
+    cdef double value
+    cdef object grad, hess, rows
+    cdef Sum few[128]
+    cdef Sum* sums = few
+
+    memset(&t, 0, sizeof(Softmax))
+    t.kind = CROSS_ENTROPY
+    r = reduction_of(reduction)
+    threads = threads_of(num_threads)
+    t.smoothing = number_of(label_smoothing)
+    t.z_loss = number_of(z_loss)
+    if (r == UNKNOWN_REDUCTION or threads < 0 or not 0.0 <= t.smoothing <= 1.0 or not 0.0 <= t.z_loss < INFINITY
+            or not canonical(logits) or not canonical(target)):
+        return NotImplemented
+    along = axis_of(axis, cnp.PyArray_NDIM(<cnp.ndarray>logits))
+    if along < 0 or not set_logits(&t, <cnp.ndarray>logits, along):
+        return NotImplemented
+
+    code = code_of(<cnp.ndarray>target)
+    if code <= BOOL:
+        return NotImplemented
+    t.target = <const char*>cnp.PyArray_DATA(<cnp.ndarray>target)
+    t.target_code = <Code>code
+    t.soft = code >= F16
+    if not set_ignore_index(&t, ignore_index):
+        return NotImplemented
+    if t.soft:
+        if t.ignoring and t.ignore_index >= 0 or not same_shape(<cnp.ndarray>target, <cnp.ndarray>logits):
+            return NotImplemented
+    elif not shape_without(<cnp.ndarray>target, <cnp.ndarray>logits, along):
+        return NotImplemented
+
+    if weight is not None:
+        if not canonical(weight):
+            return NotImplemented
+        code = code_of(<cnp.ndarray>weight)
+        if (code < 0 or cnp.PyArray_NDIM(<cnp.ndarray>weight) != 1
+                or cnp.PyArray_DIM(<cnp.ndarray>weight, 0) != t.classes):
+            return NotImplemented
+        t.weight = <const char*>cnp.PyArray_DATA(<cnp.ndarray>weight)
+        t.weight_code = <Code>code
+    if sample_weight is not None:
+        if not canonical(sample_weight):
+            return NotImplemented
+        code = code_of(<cnp.ndarray>sample_weight)
+        if code < 0 or not shape_without(<cnp.ndarray>sample_weight, <cnp.ndarray>logits, along):
+            return NotImplemented
+        t.sample_weight = <const char*>cnp.PyArray_DATA(<cnp.ndarray>sample_weight)
+        t.sample_code = <Code>code
+
+    outputs = read_outputs(v, out, <cnp.ndarray>logits, (target, weight, sample_weight))
+    if outputs is None:
+        return NotImplemented
+    grad, hess = outputs
+    if not take_census(&t, threads, r == MEAN):
+        return NotImplemented
+
+    t.by_maximum = t.soft or t.smoothing > 0.0 or t.z_loss > 0.0
+    if t.smoothing > 0.0:
+        t.weight_sum = sum_weights(&t)
+    if grad is not None:
+        t.grad = <char*>cnp.PyArray_DATA(<cnp.ndarray>grad)
+    if hess is not None:
+        t.hess = <char*>cnp.PyArray_DATA(<cnp.ndarray>hess)
+    blocks = choose_blocks(&t)
+    rows = None
+    if v != GRAD_AND_HESS:
+        if r == NO_REDUCTION:
+            rows = empty_rows(<cnp.ndarray>logits, along, cnp.NPY_DOUBLE if t.code == F64 else cnp.NPY_FLOAT)
+            t.losses = <char*>cnp.PyArray_DATA(<cnp.ndarray>rows)
+            t.loss_code = F64 if t.code == F64 else F32
+        else:
+            if blocks > 64:
+                sums = <Sum*>malloc(2 * blocks * sizeof(Sum))
+                if sums == NULL:
+                    raise MemoryError()
+            t.sums = sums
+            if t.z_loss > 0.0:
+                t.z_sums = sums + blocks
+    run_softmax(&t, blocks, threads)
+    if t.sums == NULL:
+        return answer(v, rows, grad, hess)
+    value = total_of(t.sums, blocks) / t.divisor
+    if t.z_sums != NULL:
+        value += total_of(t.z_sums, blocks) / t.z_divisor
+    if sums != few:
+        free(sums)
+    return answer(v, value, grad, hess)
+
+
+cdef object softmax_entry(Kind kind, object x, object axis, object num_threads, object out):
+    cdef Softmax t
+    cdef int along, number
+    cdef int threads = threads_of(num_threads)
+    cdef cnp.ndarray a, result
+    memset(&t, 0, sizeof(Softmax))
+    t.kind = kind
+    t.by_maximum = True
+    if threads < 0 or not canonical(x):
+        return NotImplemented
+    a = <cnp.ndarray>x
+    along = axis_of(axis, cnp.PyArray_NDIM(a))
+    if along < 0 or not set_logits(&t, a, along):
+        return NotImplemented
+    number = cnp.PyArray_TYPE(a)
+    if kind == LOGSUMEXP:
+        if out is None:
+            # Made by NumPy, since dtypes of other packages have no C constructor.
+            result = np.empty(empty_rows(a, along, cnp.NPY_BOOL).shape, a.dtype)
+        elif (canonical(out) and shape_without(<cnp.ndarray>out, a, along) and not overlaps(<cnp.ndarray>out, a)
+                and cnp.PyArray_TYPE(<cnp.ndarray>out) == number and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out)):
+            result = <cnp.ndarray>out
+        else:
+            return NotImplemented
+        t.losses = <char*>cnp.PyArray_DATA(result)
+        t.loss_code = t.code
+    else:
+        if out is None:
+            result = empty_like(a)
+        elif output_fits(out, a, number, True, ()):
+            result = <cnp.ndarray>out
+        else:
+            return NotImplemented
+        t.grad = <char*>cnp.PyArray_DATA(result)
+    run_softmax(&t, choose_blocks(&t), threads)
+    return result
+
+
+def softmax(x, axis, num_threads, out):
+    """e^x / sum e^x along an axis."""
+    return softmax_entry(SOFTMAX, x, axis, num_threads, out)
+
+
+def log_softmax(x, axis, num_threads, out):
+    """x - logsumexp(x) along an axis."""
+    return softmax_entry(LOG_SOFTMAX, x, axis, num_threads, out)
+
+
+def logsumexp(x, axis, num_threads, out):
+    """log sum e^x along an axis."""
+    return softmax_entry(LOGSUMEXP, x, axis, num_threads, out)
+
+
+# ------------------------------------------------------------------------------- entries: pointwise losses, functions
+
+cdef void run_pointwise(Pointwise* t, Py_ssize_t blocks, int threads) noexcept:
+    cdef double ns = POINTWISE_NS[t.grad != NULL or t.hess != NULL] * <double>t.n
+    if t.kind == MSE_LOSS:
+        ns *= 0.4
+    if t.code == F64:
+        run(pointwise_block_double, t, blocks, threads, 2.0 * ns)
+    else:
+        run(pointwise_block_float, t, blocks, threads, ns)
+
+
+cdef Py_ssize_t blocks_of_items(Py_ssize_t n) noexcept:
+    return (n + ITEMS - 1) // ITEMS
+
+
+cdef bint targets_are_binary(const Operand* target, Py_ssize_t n, int threads) except -1:
+    """Whether an integer target holds nothing but 0 and 1."""
+    cdef char few[256]
+    cdef Sweep sweep
+    cdef Py_ssize_t blocks = blocks_of_items(n)
+    cdef Py_ssize_t i
+    cdef bint bad = False
+    sweep.operand = target
+    sweep.n = n
+    sweep.sums = NULL
+    sweep.bad = few
+    if blocks > 256:
+        sweep.bad = <char*>malloc(blocks)
+        if sweep.bad == NULL:
+            raise MemoryError()
+    run(zero_or_one_block, &sweep, blocks, threads, 0.05 * <double>n * <double>target.itemsize)
+    for i in range(blocks):
+        bad = bad or sweep.bad[i]
+    if sweep.bad != few:
+        free(sweep.bad)
+    return not bad
+
+
+cdef int sum_operand(const Operand* operand, Py_ssize_t n, int threads, double* total) except -1:
+    """Sum of a weight array."""
+    cdef Sum few[128]
+    cdef Sweep sweep
+    cdef Py_ssize_t blocks = blocks_of_items(n)
+    sweep.operand = operand
+    sweep.n = n
+    sweep.bad = NULL
+    sweep.sums = few
+    if blocks > 128:
+        sweep.sums = <Sum*>malloc(blocks * sizeof(Sum))
+        if sweep.sums == NULL:
+            raise MemoryError()
+    run(sum_block, &sweep, blocks, threads, 0.3 * <double>n)
+    total[0] = total_of(sweep.sums, blocks)
+    if sweep.sums != few:
+        free(sweep.sums)
+    return 0
+
+
+cdef object pointwise_entry(PointwiseKind kind, object verb, object x, object target, object weight,
+                            object pos_weight, object reduction, object num_threads, object out):
+    cdef Pointwise t
+    cdef int v = verb
+    cdef int r = reduction_of(reduction)
+    cdef int code
+    cdef int threads = threads_of(num_threads)
+    cdef cnp.ndarray a
+    cdef object grad, hess, values
+    cdef Py_ssize_t blocks, i
+    cdef double value = 0.0
+    cdef bint bad = False
+    cdef Sum few[128]
+    cdef char few_bad[128]
+    cdef Sum* sums = few
+    # The operands' shapes are filled only where they are used: 1 KiB each is not cleared for every small call.
+    t.kind = kind
+    t.weight.data = NULL
+    t.pos_weight.data = NULL
+    t.values = NULL
+    t.grad = NULL
+    t.hess = NULL
+    t.sums = NULL
+    t.bad = few_bad
+    t.divisor = 1.0
+
+    if r == UNKNOWN_REDUCTION or threads < 0 or not canonical(x) or not canonical(target):
+        return NotImplemented
+    a = <cnp.ndarray>x
+    code = code_of(a)
+    if code < F16:
+        return NotImplemented
+    t.code = <Code>code
+    t.x = <const char*>cnp.PyArray_DATA(a)
+    t.n = cnp.PyArray_SIZE(a)
+    if (not set_operand(&t.target, target, a)
+            or weight is not None and not set_operand(&t.weight, weight, a)
+            or pos_weight is not None and not set_operand(&t.pos_weight, pos_weight, a)):
+        return NotImplemented
+    outputs = read_outputs(v, out, a, (target, weight if weight is None or t.weight.contiguous else None,
+                                       pos_weight if pos_weight is None or t.pos_weight.contiguous else None))
+    if outputs is None:
+        return NotImplemented
+    if out is not None and (weight is not None and not t.weight.contiguous
+                            or pos_weight is not None and not t.pos_weight.contiguous):
+        if strided_overlap(outputs, weight) or strided_overlap(outputs, pos_weight):
+            return NotImplemented
+    grad, hess = outputs
+    if kind != MSE_LOSS and BOOL < t.target.code < F16 and not targets_are_binary(&t.target, t.n, threads):
+        return NotImplemented
+
+    if r == MEAN:
+        t.divisor = <double>t.n
+        if kind == MSE_LOSS and weight is not None:
+            sum_operand(&t.weight, t.n, threads, &t.divisor)
+    if grad is not None:
+        t.grad = <char*>cnp.PyArray_DATA(<cnp.ndarray>grad)
+    if hess is not None:
+        t.hess = <char*>cnp.PyArray_DATA(<cnp.ndarray>hess)
+    blocks = blocks_of_items(t.n)
+    values = None
+    if v != GRAD_AND_HESS:
+        if r == NO_REDUCTION:
+            values = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(a), cnp.PyArray_DIMS(a),
+                                       cnp.NPY_DOUBLE if t.code == F64 else cnp.NPY_FLOAT, 0)
+            t.values = <char*>cnp.PyArray_DATA(<cnp.ndarray>values)
+        else:
+            t.sums = sums
+    if blocks > 128:
+        sums = <Sum*>malloc(blocks * (sizeof(Sum) + 1))
+        if sums == NULL:
+            raise MemoryError()
+        if t.sums != NULL:
+            t.sums = sums
+        t.bad = <char*>(sums + blocks)
+    if kind == BINARY_CROSS_ENTROPY:
+        memset(t.bad, 0, blocks)
+    run_pointwise(&t, blocks, threads)
+    if t.sums != NULL:
+        value = total_of(t.sums, blocks) / t.divisor
+    if kind == BINARY_CROSS_ENTROPY:
+        for i in range(blocks):
+            bad = bad or t.bad[i]
+    if sums != few:
+        free(sums)
+    if bad:
+        return NotImplemented
+    return answer(v, values if r == NO_REDUCTION else value, grad, hess)
+
+
+cdef bint strided_overlap(tuple outputs, object weight) except -1:
+    """Whether a broadcast weight may lie in the memory of an output."""
+    cdef object output
+    if weight is None:
+        return False
+    for output in outputs:
+        if output is not None and np.may_share_memory(output, weight):
+            return True
+    return False
+
+
+def binary_cross_entropy_with_logits(verb, logits, target, weight, pos_weight, reduction, num_threads, out):
+    """Binary cross-entropy of logits; the contract is in fusedloss.backends."""
+    return pointwise_entry(BINARY_CROSS_ENTROPY_WITH_LOGITS, verb, logits, target, weight, pos_weight, reduction,
+                           num_threads, out)
+
+
+def binary_cross_entropy(verb, probs, target, weight, reduction, num_threads, out):
+    """Binary cross-entropy of probabilities."""
+    return pointwise_entry(BINARY_CROSS_ENTROPY, verb, probs, target, weight, None, reduction, num_threads, out)
+
+
+def mse_loss(verb, input, target, weight, reduction, num_threads, out):
+    """Squared error."""
+    return pointwise_entry(MSE_LOSS, verb, input, target, weight, None, reduction, num_threads, out)
+
+
+cdef object function_entry(PointwiseKind kind, object x, object num_threads, object out):
+    cdef Pointwise t
+    cdef int code
+    cdef int threads = threads_of(num_threads)
+    cdef object result = out
+    if threads < 0 or not canonical(x):
+        return NotImplemented
+    code = code_of(<cnp.ndarray>x)
+    if code < F16:
+        return NotImplemented
+    if out is None:
+        result = empty_like(<cnp.ndarray>x)
+    elif not output_fits(out, <cnp.ndarray>x, cnp.PyArray_TYPE(<cnp.ndarray>x), True, ()):
+        return NotImplemented
+    t.kind = kind
+    t.code = <Code>code
+    t.x = <const char*>cnp.PyArray_DATA(<cnp.ndarray>x)
+    t.n = cnp.PyArray_SIZE(<cnp.ndarray>x)
+    t.values = <char*>cnp.PyArray_DATA(<cnp.ndarray>result)
+    t.grad = NULL
+    t.hess = NULL
+    t.sums = NULL
+    run_pointwise(&t, blocks_of_items(t.n), threads)
+    return result
+
+
+def sigmoid(x, num_threads, out):
+    """1 / (1 + e^-x)."""
+    return function_entry(SIGMOID, x, num_threads, out)
+
+
+def log_sigmoid(x, num_threads, out):
+    """log sigmoid(x)."""
+    return function_entry(LOG_SIGMOID, x, num_threads, out)
+
+
+def softplus(x, num_threads, out):
+    """log(1 + e^x)."""
+    return function_entry(SOFTPLUS, x, num_threads, out)

@@ -1,0 +1,343 @@
+# Lanes: exp, log and log1p on one number, and sums over fixed lanes.
+#
+# Everything here is plain scalar code that the compiler turns into vectors when it is called from a loop
+# over an array. The order of every operation is written down (explicit fma, -ffp-contract=off, no libm but fma
+# and rint, which are single instructions), so each instruction set gives the same bits.
+#
+# Bounds are in units in the last place (ulp) of the result; the polynomials and their minimax errors come
+# from ci/fit_polynomials.py.
+
+include "coefficients.pxi"
+
+from libc.stdint cimport (int8_t, int16_t, int32_t, int64_t,
+                          uint8_t, uint16_t, uint32_t, uint64_t)
+from libc.math cimport fma, fmaf, rint, isfinite, isnan, INFINITY, NAN
+from libc.string cimport memcpy, memset
+
+cdef extern from *:
+    """
+    /* C has no bit cast; memcpy of a register is free and, unlike a pointer cast, defined. */
+    #include <stdint.h>
+    #include <string.h>
+    static inline uint32_t fl_bits_f32(float x) { uint32_t u; memcpy(&u, &x, 4); return u; }
+    static inline float fl_float_bits(uint32_t u) { float x; memcpy(&x, &u, 4); return x; }
+    static inline uint64_t fl_bits_f64(double x) { uint64_t u; memcpy(&u, &x, 8); return u; }
+    static inline double fl_double_bits(uint64_t u) { double x; memcpy(&x, &u, 8); return x; }
+    #if defined(__GNUC__)
+      #define FL_PREFETCH(p) __builtin_prefetch((p), 0, 2)
+    #else
+      #define FL_PREFETCH(p) ((void)(p))
+    #endif
+    """
+    uint32_t fl_bits_f32(float x) noexcept nogil
+    float fl_float_bits(uint32_t u) noexcept nogil
+    uint64_t fl_bits_f64(double x) noexcept nogil
+    double fl_double_bits(uint64_t u) noexcept nogil
+    void FL_PREFETCH(const void* p) noexcept nogil
+
+ctypedef fused real:
+    float
+    double
+
+cdef enum:
+    # Both are part of the order of summation, hence of the bits of every result.
+    CHUNK = 1024    # items staged in L1 at a time
+    LANES = 16      # rows, or partial sums, side by side
+
+
+cdef inline real multiply_add(real a, real b, real c) noexcept nogil:
+    """a*b + c, rounded once."""
+    if real is float:
+        return fmaf(a, b, c)
+    else:
+        return fma(a, b, c)
+
+
+# ---------------------------------------------------------------------------------------------------- exp
+
+cdef struct Shift:
+    # exp is computed as e^(x - base) / 2^scale. Either base = 0 and the shift is made on the integer exponent,
+    # exactly; or, for rows whose maximum is too large for that, base = maximum and scale = 0.
+    double base
+    double scale
+
+
+cdef inline Shift shift_of(double maximum, real tag) noexcept nogil:
+    """Shift for a row with this maximum: afterwards exp of the maximum lies in [8, 32].
+
+    scale is even, so that x*log2(e) + magic rounds ties the same way for each row; 4 is taken off it so that
+    probabilities just above the smallest normal number do not fall below the smallest exponent.
+    Up to 2^16 (float) or 2^40 (double) x*log2(e) + magic rounds to the nearest integer, without loss.
+    A maximum of -inf (nothing but -inf and nan) takes scale 0, which keeps exp(-inf) = 0 and nan = nan;
+    a maximum of +inf gives inf - inf = nan on purpose: such a row has no softmax.
+    """
+    cdef Shift shift
+    cdef double limit = 65536.0 if real is float else 1099511627776.0
+    if -limit <= maximum <= limit:
+        shift.base = 0.0
+        shift.scale = 2.0 * rint(maximum * (0.5 * FL_LOG2E)) - 4.0
+    elif maximum == -INFINITY:
+        shift.base = 0.0
+        shift.scale = 0.0
+    else:
+        shift.base = maximum
+        shift.scale = -4.0
+    return shift
+
+
+cdef inline real magic_of(double scale, real tag) noexcept nogil:
+    """1.5*2^23 + 127 - scale: adding it leaves round(x*log2 e) + 127 - scale in the low bits."""
+    if real is float:
+        return <float>(12582912.0 + 127.0 - scale)
+    else:
+        return 6755399441055744.0 + 1023.0 - scale
+
+
+cdef inline real floor_of(double scale, real tag) noexcept nogil:
+    """Below this argument the scaled exponential is flushed to zero (it is under the smallest normal number)."""
+    if real is float:
+        return <float>((scale - 125.5) * FL_LN2_HI)
+    else:
+        return (scale - 1021.5) * FL_LN2_HI
+
+
+cdef inline real exp_one_plus(real r) noexcept nogil:
+    """e^r for |r| <= ln(2)/2 by Horner's rule: degree 6 (float), 12 (double)."""
+    cdef real p
+    if real is float:
+        p = fmaf(FL_EXPF_C6, r, FL_EXPF_C5)
+        p = fmaf(p, r, FL_EXPF_C4)
+        p = fmaf(p, r, FL_EXPF_C3)
+        p = fmaf(p, r, FL_EXPF_C2)
+        p = fmaf(p, r, <float>1.0)
+        return fmaf(p, r, <float>1.0)
+    else:
+        p = fma(FL_EXP_C12, r, FL_EXP_C11)
+        p = fma(p, r, FL_EXP_C10)
+        p = fma(p, r, FL_EXP_C9)
+        p = fma(p, r, FL_EXP_C8)
+        p = fma(p, r, FL_EXP_C7)
+        p = fma(p, r, FL_EXP_C6)
+        p = fma(p, r, FL_EXP_C5)
+        p = fma(p, r, FL_EXP_C4)
+        p = fma(p, r, FL_EXP_C3)
+        p = fma(p, r, FL_EXP_C2)
+        p = fma(p, r, 1.0)
+        return fma(p, r, 1.0)
+
+
+cdef inline real exp_minus_one_over(real r) noexcept nogil:
+    """t with 1 + t = e^r, for callers that fold a factor into the last step."""
+    cdef real p
+    if real is float:
+        p = fmaf(FL_EXPF_C6, r, FL_EXPF_C5)
+        p = fmaf(p, r, FL_EXPF_C4)
+        p = fmaf(p, r, FL_EXPF_C3)
+        p = fmaf(p, r, FL_EXPF_C2)
+        return fmaf(r * r, p, r)
+    else:
+        p = fma(FL_EXP_C12, r, FL_EXP_C11)
+        p = fma(p, r, FL_EXP_C10)
+        p = fma(p, r, FL_EXP_C9)
+        p = fma(p, r, FL_EXP_C8)
+        p = fma(p, r, FL_EXP_C7)
+        p = fma(p, r, FL_EXP_C6)
+        p = fma(p, r, FL_EXP_C5)
+        p = fma(p, r, FL_EXP_C4)
+        p = fma(p, r, FL_EXP_C3)
+        p = fma(p, r, FL_EXP_C2)
+        return fma(r * r, p, r)
+
+
+cdef inline real reduce_argument(real y, real z, real magic) noexcept nogil:
+    """y - n ln 2 with n = z - magic; the first product is exact (Cody and Waite)."""
+    cdef real n = z - magic
+    cdef real r
+    if real is float:
+        r = fmaf(n, -FL_LN2F_HI, y)
+        return fmaf(n, -FL_LN2F_LO, r)
+    else:
+        r = fma(n, -FL_LN2_HI, y)
+        return fma(n, -FL_LN2_LO, r)
+
+
+cdef inline real round_to_exponent(real y, real magic) noexcept nogil:
+    """y*log2(e) + magic in one rounding: its low bits are the biased exponent of the result."""
+    if real is float:
+        return fmaf(y, FL_LOG2EF, magic)
+    else:
+        return fma(y, FL_LOG2E, magic)
+
+
+cdef inline real power_of_two(real z) noexcept nogil:
+    """2^(n - scale) from the low bits of z."""
+    if real is float:
+        return fl_float_bits(fl_bits_f32(z) << 23)
+    else:
+        return fl_double_bits(fl_bits_f64(z) << 52)
+
+
+cdef inline real exp_shifted(real x, real base, real magic, real floor) noexcept nogil:
+    """e^(x - base) / 2^scale, with magic and floor from the same scale.
+
+    x <= maximum of the row. -inf gives 0, nan gives nan. Below `floor` 0.
+    Max error: float 0.9 ulp, double 0.9 ulp (measured by ci/fit_polynomials.py --measure).
+    The power of two is multiplied, not added to the exponent bits, which could turn a nan into a number.
+    """
+    cdef real y = x - base
+    cdef real z = round_to_exponent(y, magic)
+    cdef real p = exp_one_plus(reduce_argument(y, z, magic)) * power_of_two(z)
+    return <real>0.0 if y < floor else p
+
+
+cdef inline real exp_scaled(real x, real base, real magic, real floor, real hi, real lo) noexcept nogil:
+    """(hi + lo) * e^(x - base) / 2^scale: the factor is folded into the last step of the polynomial, so that
+    it costs no rounding of its own. Flushed entries give 0*hi, which stays nan where the row is nan."""
+    cdef real y = x - base
+    cdef real z = round_to_exponent(y, magic)
+    cdef real t = exp_minus_one_over(reduce_argument(y, z, magic))
+    cdef real g = (hi + multiply_add(hi, t, lo)) * power_of_two(z)
+    return <real>0.0 * hi if y < floor else g
+
+
+cdef inline real exp_negative(real v) noexcept nogil:
+    """e^v for v <= 0, without a shift. nan gives nan."""
+    return exp_shifted(v, <real>0.0, magic_of(0.0, v), floor_of(0.0, v))
+
+
+# -------------------------------------------------------------------------------------------- log, log1p
+
+cdef inline double log_plus(double u, double c) noexcept nogil:
+    """log(u) + c, for u > 0 normal and |c| small against 1; c is added before the last rounding.
+
+    u = 2^k m with m in [sqrt(1/2), sqrt(2)), s = (m-1)/(m+1), log m = 2s + 2s^3 P(s^2), evaluated as
+    f - (f^2/2 - s (f^2/2 + R)) with f = m - 1, which rounds once at the size of the result (the form of fdlibm's
+    e_log.c). k ln 2 is split so that its high part is exact. Max error 0.9 ulp.
+    """
+    cdef uint64_t bits = fl_bits_f64(u)
+    # 0x3fe6a09e667f3bcd is sqrt(1/2); 0x3ff << 52 keeps the difference positive, so one logical shift does.
+    cdef uint64_t offset = bits - <uint64_t>0x3fe6a09e667f3bcd + (<uint64_t>0x3ff << 52)
+    cdef uint64_t biased = offset >> 52
+    cdef double k = fl_double_bits(<uint64_t>0x4330000000000000 | biased) - (4503599627370496.0 + 1023.0)
+    cdef double m = fl_double_bits(bits - ((biased - 1023) << 52))
+    cdef double f = m - 1.0
+    cdef double s = f / (2.0 + f)
+    cdef double w = s * s
+    cdef double p = fma(FL_LOG_C8, w, FL_LOG_C7)
+    p = fma(p, w, FL_LOG_C6)
+    p = fma(p, w, FL_LOG_C5)
+    p = fma(p, w, FL_LOG_C4)
+    p = fma(p, w, FL_LOG_C3)
+    p = fma(p, w, FL_LOG_C2)
+    p = fma(p, w, FL_LOG_C1)
+    cdef double half = 0.5 * f * f
+    cdef double tail = fma(s, half + 2.0 * w * p, fma(k, FL_LN2_SPLIT_LO, c))
+    return fma(k, FL_LN2_SPLIT_HI, f - (half - tail))
+
+
+cdef inline double log1p_accurate(double v) noexcept nogil:
+    """log(1 + v) for v > -1/2 up to +inf: the rounding error of 1 + v is carried as a correction.
+
+    Max error 1 ulp. nan gives nan, +inf gives +inf.
+    """
+    cdef double u = 1.0 + v
+    cdef double back = u - 1.0
+    cdef double c = (1.0 - (u - back)) + (v - back)
+    cdef double y = log_plus(u, c / u)
+    return v if not (v < INFINITY) else y
+
+
+cdef inline real log1p_unit(real e) noexcept nogil:
+    """log(1 + e) for 0 <= e <= 1. Max error: float 1.3 ulp, double 1 ulp."""
+    cdef real p
+    if real is float:
+        p = fmaf(FL_LOG1PF_C10, e, FL_LOG1PF_C9)
+        p = fmaf(p, e, FL_LOG1PF_C8)
+        p = fmaf(p, e, FL_LOG1PF_C7)
+        p = fmaf(p, e, FL_LOG1PF_C6)
+        p = fmaf(p, e, FL_LOG1PF_C5)
+        p = fmaf(p, e, FL_LOG1PF_C4)
+        p = fmaf(p, e, FL_LOG1PF_C3)
+        p = fmaf(p, e, FL_LOG1PF_C2)
+        return fmaf(e * e, p, e)
+    else:
+        return log1p_accurate(e)
+
+
+cdef inline real divide_by_one_plus(real numerator, real e) noexcept nogil:
+    """numerator / (1 + e) for 0 <= e <= 1, with the rounding error of 1 + e carried: at most 0.6 ulp.
+
+    One division: the quotient by the rounded 1 + e is corrected with its exact remainder.
+    """
+    cdef real d = <real>1.0 + e
+    cdef real rest = e - (d - <real>1.0)
+    cdef real inverse = <real>1.0 / d
+    cdef real q = numerator * inverse
+    cdef real remainder = multiply_add(-q, rest, multiply_add(-q, d, numerator))
+    return multiply_add(remainder, inverse, q)
+
+
+# --------------------------------------------------------------------------------------------------- sums
+
+cdef inline double fold_lanes(double* a) noexcept nogil:
+    """Sum of 16 lanes in the order 16 -> 8 -> 4 -> 2 -> 1."""
+    cdef double b[8]
+    cdef int i
+    for i in range(8):
+        b[i] = a[i] + a[i + 8]
+    for i in range(4):
+        b[i] = b[i] + b[i + 4]
+    return (b[0] + b[2]) + (b[1] + b[3])
+
+
+cdef inline double tree_sum(real* a, Py_ssize_t n) noexcept nogil:
+    """Sum of a[0:n], n <= 1024, as a balanced tree: OUT a is used as scratch up to the next power of two.
+
+    float adds at most three levels in float32 (relative error below 3*2^-24, 2^-26 typically) and the rest in
+    float64; double is pairwise throughout (error below log2(n) * 2^-53).
+    """
+    cdef double wide[CHUNK]
+    cdef Py_ssize_t size = LANES
+    cdef Py_ssize_t i
+    while size < n:
+        size *= 2
+    for i in range(n, size):
+        a[i] = <real>0.0
+    if real is float:
+        while size > 128:
+            size //= 2
+            for i in range(size):
+                a[i] = a[i] + a[i + size]
+        for i in range(size):
+            wide[i] = a[i]
+        while size > LANES:
+            size //= 2
+            for i in range(size):
+                wide[i] = wide[i] + wide[i + size]
+        return fold_lanes(wide)
+    else:
+        while size > LANES:
+            size //= 2
+            for i in range(size):
+                a[i] = a[i] + a[i + size]
+        return fold_lanes(a)
+
+
+cdef struct Sum:
+    # A sum in twice the working precision: high part and the rounding errors so far.
+    double high
+    double low
+
+
+cdef inline void add(Sum* total, double value) noexcept nogil:
+    """TwoSum (Knuth): the rounding error of each addition is kept. inf or nan in `high` makes `low` nan,
+    which `value_of` leaves out."""
+    cdef double s = total.high + value
+    cdef double back = s - total.high
+    total.low += (total.high - (s - back)) + (value - back)
+    total.high = s
+
+
+cdef inline double value_of(const Sum* total) noexcept nogil:
+    """The sum rounded to double; an infinite sum stays infinite."""
+    return total.high + total.low if isfinite(total.high) else total.high

@@ -1,0 +1,379 @@
+# Pointwise losses and functions: what happens to a block of items.
+#
+# Items are staged in chunks of CHUNK: the shared part first (e = exp(-|x|)), then a loop for each output that is
+# wanted. Nothing is stored before all outputs of the chunk are computed, so an output may be the input.
+
+cdef enum:
+    ITEMS = 16384         # items in a block; part of the order of summation, hence of the bits
+
+cdef enum PointwiseKind:
+    BINARY_CROSS_ENTROPY_WITH_LOGITS
+    BINARY_CROSS_ENTROPY
+    MSE_LOSS
+    SIGMOID
+    LOG_SIGMOID
+    SOFTPLUS
+
+cdef struct Pointwise:
+    # One call. Pointers marked OUT may be NULL.
+    PointwiseKind kind
+    const char* x
+    Code code
+    Py_ssize_t n
+    Operand target
+    Operand weight
+    Operand pos_weight
+    double divisor        # D of the mean, 1 otherwise
+    char* values          # OUT (n,): the items' losses, or the function
+    char* grad            # OUT (n,)
+    char* hess            # OUT (n,)
+    Sum* sums             # OUT (blocks,)
+    char* bad             # OUT (blocks,): a probability or target outside [0, 1] was met
+
+
+cdef inline double wide_sum(real* a, Py_ssize_t n) noexcept nogil:
+    """Sum of a[0:n], n <= CHUNK, pairwise in float64: items may be as large as the dtype allows."""
+    cdef double wide[CHUNK]
+    cdef Py_ssize_t i
+    if real is float:
+        for i in range(n):
+            wide[i] = a[i]
+        return tree_sum(wide, n)
+    else:
+        return tree_sum(a, n)
+
+
+cdef struct Factor:
+    # A scale as high + low, so that multiplying by it rounds once.
+    double high
+    double low
+
+
+cdef inline Factor reciprocal(double numerator, double divisor) noexcept nogil:
+    """numerator / divisor in twice the precision; IEEE quotient where that is not finite."""
+    cdef Factor f
+    f.high = numerator / divisor
+    f.low = fma(-f.high, divisor, numerator) / divisor
+    if not isfinite(f.low):
+        f.low = 0.0
+    return f
+
+
+cdef inline real scale_by(real value, real high, real low) noexcept nogil:
+    return multiply_add(value, high, value * low)
+
+
+# ----------------------------------------------------------------------- binary cross-entropy with logits
+
+cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, Sum* total,
+                                       real tag) noexcept nogil:
+    """a softplus(x) + b softplus(-x) with a = w (1 - t), b = w pos_weight t; e = exp(-|x|):
+    value     a max(x, 0) + b max(-x, 0) + (a + b) log1p(e), zero factors masked
+    gradient  (a - b e) / (1 + e) for x >= 0, (a e - b) / (1 + e) below: no cancellation for t in {0, 1}
+    Hessian   (a + b) e / (1 + e)^2, never sigma (1 - sigma)
+    """
+    cdef real x_buffer[CHUNK]
+    cdef real buffer[CHUNK]
+    cdef real a[CHUNK]
+    cdef real b[CHUNK]
+    cdef real e[CHUNK]
+    cdef real v[CHUNK]
+    cdef real h[CHUNK]
+    cdef const real* x = load(t.x, t.code, first, n, x_buffer)
+    cdef const real* y = load_operand(&t.target, first, n, buffer)
+    cdef Factor f = reciprocal(1.0, t.divisor)
+    cdef real high, low, numerator, up, down
+    cdef double wide
+    cdef Py_ssize_t i
+    for i in range(n):
+        a[i] = <real>1.0 - y[i]
+        b[i] = y[i]
+    if t.pos_weight.data != NULL:
+        y = load_operand(&t.pos_weight, first, n, buffer)
+        for i in range(n):
+            b[i] = b[i] * y[i]
+    if t.weight.data != NULL:
+        y = load_operand(&t.weight, first, n, buffer)
+        for i in range(n):
+            a[i] = a[i] * y[i]
+            b[i] = b[i] * y[i]
+    for i in range(n):
+        e[i] = exp_negative(-x[i] if x[i] > <real>0.0 else x[i])
+
+    if t.values != NULL or t.sums != NULL:
+        for i in range(n):
+            up = x[i] if x[i] > <real>0.0 else <real>0.0
+            down = -x[i] if x[i] < <real>0.0 else <real>0.0
+            up = <real>0.0 if a[i] == <real>0.0 else a[i] * up
+            down = <real>0.0 if b[i] == <real>0.0 else b[i] * down
+            v[i] = (up + down) + (a[i] + b[i]) * log1p_unit(e[i])
+        if t.values != NULL:
+            store(t.values, F32 if real is float else F64, first, n, v)
+        if t.sums != NULL:
+            add(total, wide_sum(v, n))
+    if t.hess != NULL:
+        if real is float:
+            # In float64, which costs less than carrying the rounding errors of two divisions.
+            for i in range(n):
+                wide = 1.0 + <double>e[i]
+                h[i] = <float>(<double>(a[i] + b[i]) * e[i] / (wide * wide) * f.high)
+        else:
+            for i in range(n):
+                h[i] = scale_by(divide_by_one_plus(divide_by_one_plus((a[i] + b[i]) * e[i], e[i]), e[i]),
+                                f.high, f.low)
+    if t.grad != NULL:
+        high = <real>f.high
+        low = <real>(f.low if real is double else f.high - <double>high)
+        if not isfinite(low):
+            low = <real>0.0
+        for i in range(n):
+            numerator = (multiply_add(-b[i], e[i], a[i]) if x[i] >= <real>0.0
+                         else multiply_add(a[i], e[i], -b[i]))
+            v[i] = scale_by(divide_by_one_plus(numerator, e[i]), high, low)
+        store(t.grad, t.code, first, n, v)
+    if t.hess != NULL:
+        store(t.hess, t.code, first, n, h)
+
+
+# ---------------------------------------------------------------- binary cross-entropy from probabilities
+
+cdef inline double log_clamped(double u, double c) noexcept nogil:
+    """max(log(u) + c, -100); the smallest u that matters is e^-100 = 3.7e-44. nan stays nan."""
+    cdef double safe = 1e-45 if u < 1e-45 else u
+    cdef double y = log_plus(safe, c)
+    return -100.0 if y < -100.0 else y
+
+
+cdef inline void bce_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, Sum* total, char* bad,
+                           real tag) noexcept nogil:
+    """-w (t max(log p, -100) + (1 - t) max(log1p(-p), -100)), in float64 for both dtypes.
+
+    Gradient and Hessian clamp p and 1 - p at 1e-12 where they divide by them, each term on its own.
+    """
+    cdef real x_buffer[CHUNK]
+    cdef real y_buffer[CHUNK]
+    cdef double w_buffer[CHUNK]
+    cdef double v[CHUNK]
+    cdef real out[CHUNK]
+    cdef real h[CHUNK]
+    cdef const real* x = load(t.x, t.code, first, n, x_buffer)
+    cdef const real* y = load_operand(&t.target, first, n, y_buffer)
+    cdef const real* given
+    cdef double p, q, u, c, label, other, term
+    cdef Factor f = reciprocal(1.0, t.divisor)
+    cdef Py_ssize_t i
+    cdef int outside = 0
+    for i in range(n):
+        outside |= (x[i] < <real>0.0) | (x[i] > <real>1.0) | (y[i] < <real>0.0) | (y[i] > <real>1.0)
+    if outside:
+        bad[0] = 1
+    if t.weight.data != NULL:
+        given = load_operand(&t.weight, first, n, out)
+        for i in range(n):
+            w_buffer[i] = given[i]
+    else:
+        for i in range(n):
+            w_buffer[i] = 1.0
+
+    if t.values != NULL or t.sums != NULL:
+        for i in range(n):
+            p = x[i]
+            label = w_buffer[i] * <double>y[i]
+            other = w_buffer[i] * (1.0 - <double>y[i])
+            q = 1.0 - p
+            u = 1e-45 if q < 1e-45 else q
+            c = ((1.0 - q) - p) / u       # what 1 - p has lost
+            v[i] = -(label * log_clamped(p, 0.0) + other * log_clamped(q, c))
+            # -0.0 would be a loss that prints with a sign
+            v[i] = v[i] + 0.0
+        if t.values != NULL:
+            for i in range(n):
+                out[i] = <real>v[i]
+            store(t.values, F32 if real is float else F64, first, n, out)
+        if t.sums != NULL:
+            add(total, tree_sum(v, n))
+    if t.hess != NULL:
+        for i in range(n):
+            p = x[i]
+            q = 1.0 - p
+            p = 1e-12 if p < 1e-12 else p
+            q = 1e-12 if q < 1e-12 else q
+            term = (1.0 - <double>y[i]) / (q * q) + <double>y[i] / (p * p)
+            h[i] = <real>scale_by(w_buffer[i] * term, f.high, f.low)
+    if t.grad != NULL:
+        for i in range(n):
+            p = x[i]
+            q = 1.0 - p
+            p = 1e-12 if p < 1e-12 else p
+            q = 1e-12 if q < 1e-12 else q
+            term = (1.0 - <double>y[i]) / q - <double>y[i] / p
+            out[i] = <real>scale_by(w_buffer[i] * term, f.high, f.low)
+        store(t.grad, t.code, first, n, out)
+    if t.hess != NULL:
+        store(t.hess, t.code, first, n, h)
+
+
+# -------------------------------------------------------------------------------------- mean squared error
+
+cdef inline void mse_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, Sum* total,
+                           real tag) noexcept nogil:
+    """w d^2 with d = x - t in float64: exact for float32; for float64 the rounding error of d is carried
+    into the square. Gradient 2 w d / D with one rounding for the scale; Hessian 2 w / D."""
+    cdef real x_buffer[CHUNK]
+    cdef real y_buffer[CHUNK]
+    cdef real w_buffer[CHUNK]
+    cdef double v[CHUNK]
+    cdef real out[CHUNK]
+    cdef real h[CHUNK]
+    cdef const real* x = load(t.x, t.code, first, n, x_buffer)
+    cdef const real* y = load_operand(&t.target, first, n, y_buffer)
+    cdef const real* w = NULL
+    cdef double d, back, lost
+    cdef Factor f = reciprocal(2.0, t.divisor)
+    cdef Py_ssize_t i
+    if t.weight.data != NULL:
+        w = load_operand(&t.weight, first, n, w_buffer)
+    if t.values != NULL or t.sums != NULL:
+        for i in range(n):
+            d = <double>x[i] - <double>y[i]
+            if real is float:
+                v[i] = d * d
+            else:
+                back = d - x[i]
+                lost = (x[i] - (d - back)) - (y[i] + back)
+                lost = lost if lost - lost == 0.0 else 0.0       # inf - inf where d is infinite
+                v[i] = fma(d, d, 2.0 * d * lost)
+        if w != NULL:
+            for i in range(n):
+                v[i] = <double>w[i] * v[i]
+        if t.values != NULL:
+            for i in range(n):
+                out[i] = <real>v[i]
+            store(t.values, F32 if real is float else F64, first, n, out)
+        if t.sums != NULL:
+            add(total, tree_sum(v, n))
+    if t.hess != NULL:
+        for i in range(n):
+            h[i] = <real>f.high
+        if w != NULL:
+            for i in range(n):
+                h[i] = <real>scale_by(<double>w[i], f.high, f.low)
+    if t.grad != NULL:
+        if w == NULL:
+            for i in range(n):
+                out[i] = <real>scale_by(<double>x[i] - <double>y[i], f.high, f.low)
+        else:
+            for i in range(n):
+                out[i] = <real>scale_by(<double>w[i] * (<double>x[i] - <double>y[i]), f.high, f.low)
+        store(t.grad, t.code, first, n, out)
+    if t.hess != NULL:
+        store(t.hess, t.code, first, n, h)
+
+
+# ------------------------------------------------------------------------------------------------ functions
+
+cdef inline void function_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, real tag) noexcept nogil:
+    """sigmoid: 1/(1 + e) or e/(1 + e); softplus: max(x, 0) + log1p(e); log_sigmoid(x) = -softplus(-x)."""
+    cdef real x_buffer[CHUNK]
+    cdef real e[CHUNK]
+    cdef real v[CHUNK]
+    cdef const real* x = load(t.x, t.code, first, n, x_buffer)
+    cdef Py_ssize_t i
+    for i in range(n):
+        e[i] = exp_negative(-x[i] if x[i] > <real>0.0 else x[i])
+    if t.kind == SIGMOID:
+        for i in range(n):
+            v[i] = divide_by_one_plus(<real>1.0 if x[i] >= <real>0.0 else e[i], e[i])
+    elif t.kind == SOFTPLUS:
+        for i in range(n):
+            v[i] = (x[i] if x[i] > <real>0.0 else <real>0.0) + log1p_unit(e[i])
+    else:
+        for i in range(n):
+            v[i] = (x[i] if x[i] < <real>0.0 else <real>0.0) - log1p_unit(e[i])
+    store(t.values, t.code, first, n, v)
+
+
+# --------------------------------------------------------------------------------------- a block of items
+
+cdef void pointwise_block(Pointwise* t, Py_ssize_t block, real tag) noexcept nogil:
+    cdef Py_ssize_t first = block * ITEMS
+    cdef Py_ssize_t last = min(first + ITEMS, t.n)
+    cdef Py_ssize_t n
+    cdef Sum total
+    memset(&total, 0, sizeof(Sum))
+    while first < last:
+        n = min(<Py_ssize_t>CHUNK, last - first)
+        if t.kind == BINARY_CROSS_ENTROPY_WITH_LOGITS:
+            bce_with_logits_chunk(t, first, n, &total, <real>0)
+        elif t.kind == MSE_LOSS:
+            mse_chunk(t, first, n, &total, <real>0)
+        elif t.kind == BINARY_CROSS_ENTROPY:
+            bce_chunk(t, first, n, &total, t.bad + block, <real>0)
+        else:
+            function_chunk(t, first, n, <real>0)
+        first += n
+    if t.sums != NULL:
+        t.sums[block] = total
+
+
+cdef void pointwise_block_float(void* task, Py_ssize_t block) noexcept nogil:
+    pointwise_block(<Pointwise*>task, block, <float>0)
+
+
+cdef void pointwise_block_double(void* task, Py_ssize_t block) noexcept nogil:
+    pointwise_block(<Pointwise*>task, block, <double>0)
+
+
+# ------------------------------------------------------------------------------- sweeps over one operand
+
+cdef struct Sweep:
+    const Operand* operand
+    Py_ssize_t n
+    Sum* sums             # OUT (blocks,): sum of the items
+    char* bad             # OUT (blocks,): an item is neither 0 nor 1
+
+
+cdef void sum_block(void* task, Py_ssize_t block) noexcept nogil:
+    """Sum of a weight array, the denominator of the weighted mean."""
+    cdef Sweep* t = <Sweep*>task
+    cdef Py_ssize_t first = block * ITEMS
+    cdef Py_ssize_t last = min(first + ITEMS, t.n)
+    cdef Py_ssize_t n, i
+    cdef double buffer[CHUNK]
+    cdef double scratch[CHUNK]
+    cdef const double* x
+    cdef Sum total
+    memset(&total, 0, sizeof(Sum))
+    while first < last:
+        n = min(<Py_ssize_t>CHUNK, last - first)
+        x = load_operand(t.operand, first, n, buffer)
+        for i in range(n):
+            scratch[i] = x[i]
+        add(&total, tree_sum(scratch, n))
+        first += n
+    t.sums[block] = total
+
+
+cdef inline bint any_beyond_one(const integer* x, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef int beyond = 0
+    for i in range(n):
+        beyond |= (x[i] != 0) & (x[i] != 1)
+    return beyond != 0
+
+
+cdef void zero_or_one_block(void* task, Py_ssize_t block) noexcept nogil:
+    """Whether a block of integer targets, contiguous, holds anything but 0 and 1."""
+    cdef Sweep* t = <Sweep*>task
+    cdef Py_ssize_t first = block * ITEMS
+    cdef Py_ssize_t n = min(<Py_ssize_t>ITEMS, t.n - first)
+    cdef Code code = t.operand.code
+    cdef const char* at = t.operand.data + first * size_of(code)
+    if code <= U8:
+        t.bad[block] = any_beyond_one(<const uint8_t*>at, n)
+    elif code <= U16:
+        t.bad[block] = any_beyond_one(<const uint16_t*>at, n)
+    elif code <= U32:
+        t.bad[block] = any_beyond_one(<const uint32_t*>at, n)
+    else:
+        t.bad[block] = any_beyond_one(<const uint64_t*>at, n)

@@ -43,7 +43,7 @@ def test_sessions_print_what_the_readme_says():
 
 
 @pytest.mark.parametrize(
-    "line, text",
+    ("line", "text"),
     [block for block in python_blocks() if not block[1].startswith(">>>")]
     if README.exists()
     else [],

@@ -1,5 +1,7 @@
 """The command line: ``python -m fusedloss`` and ``python -m fusedloss demo``."""
 
+from __future__ import annotations
+
 import argparse
 import sys
 
@@ -7,7 +9,7 @@ import fusedloss as fl
 from fusedloss import demo
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m fusedloss",

@@ -5,16 +5,25 @@
 one call costs on each.
 """
 
+from __future__ import annotations
+
 import time
 from importlib.resources import files
 from importlib.util import find_spec
 from statistics import median
 from textwrap import fill
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 import fusedloss as fl
+from fusedloss.losses import Loss
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+Array = NDArray[Any]
 
 BACKENDS = ("cython", "numba", "numpy")
 PLOT = "fusedloss-demo.png"
@@ -25,7 +34,7 @@ WIDTH = 80
 # --------------------------------------------------------------------------------------------------
 
 
-def load_iris():
+def load_iris() -> tuple[Array, Array, list[str]]:
     """Read Fisher's iris measurements.
 
     Returns
@@ -37,19 +46,18 @@ def load_iris():
     names : list of str
         ``["setosa", "versicolor", "virginica"]``.
     """
-    _, *lines = (
-        files("fusedloss").joinpath("data/iris.csv").read_text(encoding="utf-8").splitlines()
-    )
-    rows = [line.split(",") for line in lines]
+    text = files("fusedloss").joinpath("data/iris.csv").read_text(encoding="utf-8")
+    _, *rows = (line.split(",") for line in text.splitlines())
     names = sorted({row[-1] for row in rows})
     flowers = np.array([row[:-1] for row in rows], dtype=np.float64)
-    species = np.array([names.index(row[-1]) for row in rows])
+    species = np.array([names.index(row[-1]) for row in rows], dtype=np.int64)
     return flowers, species, names
 
 
-def standardise(X):
+def standardise(X: Array) -> Array:
     """Scale each column to mean 0 and standard deviation 1: one step size then suits them all."""
-    return (X - X.mean(axis=0)) / X.std(axis=0)
+    scaled: Array = (X - X.mean(axis=0)) / X.std(axis=0)
+    return scaled
 
 
 # --------------------------------------------------------------------------------------------------
@@ -57,7 +65,9 @@ def standardise(X):
 # --------------------------------------------------------------------------------------------------
 
 
-def fit(loss, X, y, outputs, steps, rate):
+def fit(
+    loss: Loss, X: Array, y: Array, outputs: int, steps: int, rate: float
+) -> tuple[Array, Array, Array]:
     """Fit the linear model ``X @ W + b`` to `y` by gradient descent on ``loss(X @ W + b, y)``.
 
     Parameters
@@ -102,15 +112,15 @@ class Problem(NamedTuple):
     """A model to fit: what it is called, its loss, its data, and how long to descend."""
 
     title: str
-    loss: object
-    X: np.ndarray
-    y: np.ndarray
+    loss: Loss
+    X: Array
+    y: Array
     outputs: int
     steps: int
     rate: float
 
 
-def make_problems():
+def make_problems() -> list[Problem]:
     """Return the three problems: linear, logistic and softmax regression."""
     flowers, species, _ = load_iris()
     two = species > 0  # versicolor and virginica, the pair that overlaps
@@ -145,12 +155,12 @@ def make_problems():
     ]
 
 
-def r_squared(prediction, y):
+def r_squared(prediction: Array, y: Array) -> float:
     """Return the share of the variance of `y` that the prediction explains."""
-    return 1 - np.mean((prediction - y) ** 2) / np.var(y)
+    return float(1 - np.mean((prediction - y) ** 2) / np.var(y))
 
 
-def confusion(predicted, actual, classes):
+def confusion(predicted: Array, actual: Array, classes: int) -> Array:
     """Count the flowers of each actual class (rows) by predicted class (columns)."""
     table = np.zeros((classes, classes), dtype=int)
     np.add.at(table, (actual, predicted), 1)
@@ -162,12 +172,12 @@ def confusion(predicted, actual, classes):
 # --------------------------------------------------------------------------------------------------
 
 
-def heading(text):
+def heading(text: str) -> None:
     """Print a section heading."""
     print(f"\n{text}\n{'-' * len(text)}")
 
 
-def show_descent(history):
+def show_descent(history: Array) -> None:
     """Print the loss before steps 0, 1, 10, 100, ... and the last, with a bar of that length."""
     last = len(history) - 1
     shown = [0, *(10**k for k in range(9) if 10**k < last), last]
@@ -177,7 +187,7 @@ def show_descent(history):
         print(f"{step:>8}  {history[step]:>10.6f}  {bar}".rstrip())
 
 
-def show_counts(table, names):
+def show_counts(table: Array, names: list[str]) -> None:
     """Print a confusion table."""
     width = max(map(len, names)) + 2
     print(
@@ -188,9 +198,10 @@ def show_counts(table, names):
         print(f"  {name:<{width}}" + "".join(f"{count:>{width}}" for count in row))
 
 
-def fit_and_show(problems, names):
+def fit_and_show(problems: list[Problem], names: list[str]) -> tuple[list[Array], list[Array]]:
     """Fit each problem, print how it went, and return the fitted outputs and the loss histories."""
-    outputs, histories = [], []
+    outputs: list[Array] = []
+    histories: list[Array] = []
     for number, problem in enumerate(problems, 1):
         heading(f"{number}. {problem.title}")
         start = time.perf_counter()
@@ -229,7 +240,7 @@ def fit_and_show(problems, names):
 # --------------------------------------------------------------------------------------------------
 
 
-def find_backends(problems):
+def find_backends(problems: list[Problem]) -> list[str]:
     """Name each backend, or say why it is not available; return the names of those that are."""
     found = []
     for name in BACKENDS:
@@ -251,7 +262,7 @@ def find_backends(problems):
     return found
 
 
-def compile_losses(problems):
+def compile_losses(problems: list[Problem]) -> float:
     """Call each loss on the active backend, which compiles it, and return the seconds this took."""
     start = time.perf_counter()
     for problem in problems:
@@ -260,12 +271,12 @@ def compile_losses(problems):
     return time.perf_counter() - start
 
 
-def ulp_difference(actual, expected):
+def ulp_difference(actual: Any, expected: Any) -> float:
     """Return the largest difference of two arrays, in units in the last place of `expected`."""
     return float(np.max(np.abs(np.subtract(actual, expected)) / np.spacing(np.abs(expected))))
 
 
-def compare(loss, logits, y, backend):
+def compare(loss: Loss, logits: Array, y: Array, backend: str) -> list[float]:
     """Return how far a backend's value and gradient are from those of the reference, in ulp.
 
     Raises `ArithmeticError` if that is more than the error bounds of the loss allow: one for the
@@ -290,7 +301,7 @@ def compare(loss, logits, y, backend):
     return differences
 
 
-def show_agreement(problems, outputs, backends):
+def show_agreement(problems: list[Problem], outputs: list[Array], backends: list[str]) -> None:
     """Print the largest difference between each backend and the reference, loss by loss."""
     heading("Do the backends agree?")
     print("Largest difference from the backend numpy at the fitted models, in units in")
@@ -306,7 +317,9 @@ def show_agreement(problems, outputs, backends):
             print(f"  {problem.loss.name:<34}{backend:<10}{value:>8.1f}{grad:>12.1f}")
 
 
-def seconds_per_call(loss, logits, y, buffer, repeats=7, budget=0.02):
+def seconds_per_call(
+    loss: Loss, logits: Array, y: Array, buffer: Array, repeats: int = 7, budget: float = 0.02
+) -> float:
     """Return the median time of one call over several repeats, each long enough for the clock."""
     start = time.perf_counter()
     loss.value_and_grad(logits, y, out=buffer)
@@ -321,12 +334,14 @@ def seconds_per_call(loss, logits, y, buffer, repeats=7, budget=0.02):
     return median(times)
 
 
-def short(number, digits=2):
+def short(number: float, digits: int = 2) -> str:
     """Write a number with decimals only where they mean something."""
     return f"{number:.{digits}f}" if number < 100 else f"{number:.0f}"
 
 
-def show_cost(problems, outputs, backends, copies=1000):
+def show_cost(
+    problems: list[Problem], outputs: list[Array], backends: list[str], copies: int = 1000
+) -> None:
     """Print what one ``value_and_grad`` costs on each backend, for the flowers and many copies."""
     heading("What does one call cost?")
     print("Median time of value_and_grad(logits, y, out=buffer) in microseconds (float64),")
@@ -357,7 +372,9 @@ def show_cost(problems, outputs, backends, copies=1000):
 # --------------------------------------------------------------------------------------------------
 
 
-def save_plot(path, problems, outputs, histories):
+def save_plot(
+    path: str, problems: list[Problem], outputs: list[Array], histories: list[Array]
+) -> None:
     """Save a page of four plots: the losses falling, and the three fitted models."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -442,7 +459,7 @@ def save_plot(path, problems, outputs, histories):
 # --------------------------------------------------------------------------------------------------
 
 
-def add_arguments(parser):
+def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of ``python -m fusedloss demo`` to an argparse parser."""
     parser.add_argument(
         "--backend", choices=BACKENDS, help="fit with this backend (default: the best one here)"
@@ -456,7 +473,7 @@ def add_arguments(parser):
     parser.set_defaults(parser=parser)
 
 
-def run(arguments):
+def run(arguments: Namespace) -> int:
     """Run the demo with parsed arguments and return the exit status: 1 if the backends disagree."""
     can_plot = find_spec("matplotlib") is not None
     if arguments.plot and not can_plot:
@@ -475,7 +492,7 @@ def run(arguments):
         )
 
 
-def report(path, can_plot):
+def report(path: str | None, can_plot: bool) -> int:
     """Fit, compare, time and plot."""
     _, _, names = load_iris()
     problems = make_problems()

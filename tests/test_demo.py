@@ -182,7 +182,7 @@ def run(*arguments, cwd, **variables):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,  # the first run compiles with Numba, perhaps on a busy machine
     )
 
 

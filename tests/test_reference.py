@@ -15,7 +15,7 @@ from fusedloss.backends import GRAD_AND_HESS, VALUE, VALUE_AND_GRAD, reference
 
 # In ulp. 0.5 is the rounding of the result; float64 arithmetic before it costs 0.0001 of a float32.
 NARROW = 0.501
-FLOAT64 = {"value": 2.0, "grad": 3.0, "hess": 3.5, "function": 1.5}
+FLOAT64 = {"value": 1.5, "grad": 3.0, "hess": 3.5, "function": 1.5}
 
 LOSS_CASES = [
     pytest.param(loss, case, id=f"{loss}: {case}")
@@ -147,6 +147,32 @@ def test_blocks_do_not_show(monkeypatch):
     monkeypatch.setattr(reference, "BLOCK", 16)
     for first, second in zip(whole, results(), strict=True):
         np.testing.assert_array_equal(first, second)
+
+
+def test_targets_and_item_weights_are_rounded_to_the_compute_type():
+    x = np.array([[0.5, 0.25, 0.75]], np.float32)
+    fine, coarse = (np.full((1, 3), 1 / 3).astype(dtype) for dtype in (np.float64, np.float32))
+    for loss, options in {
+        "cross_entropy": [None, None, -100, 0.0, 0.0, "mean", 1, None, None],
+        "binary_cross_entropy_with_logits": [fine, fine, "mean", None, None],
+        "binary_cross_entropy": [fine, "mean", None, None],
+        "mse_loss": [fine, "mean", None, None],
+    }.items():
+        rounded = [coarse if option is fine else option for option in options]
+        function = getattr(reference, loss)
+        assert function(VALUE, x, fine, *options) == function(VALUE, x, coarse, *rounded)
+        x64 = x.astype(np.float64)
+        assert function(VALUE, x64, fine, *options) != function(VALUE, x64, coarse, *rounded)
+
+
+def test_gradient_of_probabilities_close_to_the_target_keeps_its_digits():
+    p = np.array([0.3, 0.5, 0.9, 1e-6])
+    t = p * (1 + 1e-10)
+    _, grad = reference.binary_cross_entropy(VALUE_AND_GRAD, p, t, None, "none", None, None)
+    for p_i, t_i, result in zip(p.tolist(), t.tolist(), grad, strict=True):
+        exact_p, exact_t = truth_tables.Fraction(p_i), truth_tables.Fraction(t_i)
+        truth = float((exact_p - exact_t) / (exact_p * (1 - exact_p)))
+        assert abs(result - truth) <= 3 * np.spacing(abs(truth))
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

@@ -43,8 +43,11 @@ class Case:
         """The reductions for which the table has this output."""
         return tuple(self.results[output])
 
-    def error(self, actual, output, reduction=None):
-        """The error of a result in ulp of its dtype; of reduced values, after rounding to it."""
+    def error(self, actual, output, reduction=None, flush=None):
+        """The error of a result in ulp of its dtype; of reduced values, after rounding to it.
+
+        Truths below `flush` may be flushed to zero; without it, those below the smallest normal.
+        """
         entry = self.results[output] if reduction is None else self.results[output][reduction]
         actual = np.asarray(actual)
         high, low = parse(entry["truth"])
@@ -53,7 +56,8 @@ class Case:
         if output == "value" and reduction != "none":
             dtype = np.dtype(np.float64 if self.dtype == np.float64 else np.float32)
         shaped = [array.reshape(actual.shape) for array in (high, low, size)]
-        return ulp.ulp_error(actual, shaped[0], low=shaped[1], size=shaped[2], dtype=dtype)
+        high, low, size = shaped
+        return ulp.ulp_error(actual, high, low=low, size=size, dtype=dtype, flush=flush)
 
 
 @cache

@@ -10,7 +10,7 @@ by block, round the results once to their dtype. The blocks only bound the memor
    is the sum of the *other* classes. As log(total) - logit it would be the difference of two large
    numbers, and often zero.
 2. **Never take the smaller of p and 1 - p as one minus the larger.**
-3. **Carry what rounding takes away**, in a difference (`subtract`) and in a sum (`add_up`).
+3. **Carry what rounding takes away**: in a difference, a square, a sum (`add_up`).
 
 Infinities follow IEEE arithmetic, with one exception: the zero-coefficient rule of `times`.
 
@@ -51,8 +51,18 @@ def subtract(a, b):
     return difference, np.where(np.isfinite(error), error, 0.0)
 
 
-def add_up(terms):
-    """The sum over the last axis, rounded about once.
+def square(a):
+    """a^2 as a pair (square, error), by Dekker's product; if that is not finite, the error is 0."""
+    rounded = a * a
+    scaled = (2.0**27 + 1.0) * a
+    high = scaled - (scaled - a)  # the upper 26 bits of a, so that their square is exact
+    low = a - high
+    error = ((high * high - rounded) + 2.0 * high * low) + low * low
+    return rounded, np.where(np.isfinite(error), error, 0.0)
+
+
+def add_up_exactly(terms):
+    """The sum over the last axis as a pair (sum, error) like `add`, if not with its every last bit.
 
     The two halves of the axis are added item by item, then the halves of the result, and so on;
     what rounding takes away on the way is summed apart.
@@ -63,9 +73,20 @@ def add_up(terms):
         pairs, error = add(terms[..., :half], terms[..., half : 2 * half])
         errors = errors + error.sum(axis=-1)
         terms = np.concatenate([pairs, terms[..., 2 * half :]], axis=-1)
-    total = terms.sum(axis=-1)
     # With inf or nan among the terms the errors are nan, and the plain sum is the answer.
-    return np.where(np.isfinite(errors), total + errors, total)
+    return add(terms.sum(axis=-1), np.where(np.isfinite(errors), errors, 0.0))
+
+
+def add_up(terms):
+    """The sum over the last axis, rounded about once."""
+    return add_up_exactly(terms)[0]
+
+
+def weighted_mean(terms, D):
+    """The sum of an array (items,) over D, an IEEE quotient: 0/0 is nan, 1/0 is inf."""
+    total, error = add_up_exactly(terms)
+    correction = error / D
+    return total / D + np.where(np.isfinite(correction), correction, 0.0)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -247,7 +268,8 @@ def cross_entropy(
         if reduction == "none":
             value = (value + value_z).reshape(row_shape).astype(value_dtype(logits))
         elif mean:
-            value = float(add_up(value) / D) + (float(add_up(value_z) / D_z) if z_loss > 0 else 0.0)
+            value = float(weighted_mean(value, D))
+            value += float(weighted_mean(value_z, D_z)) if z_loss > 0 else 0.0
         else:
             value = float(add_up(value)) + float(add_up(value_z))
 
@@ -323,9 +345,11 @@ def binary_cross_entropy_hess(p, t, weight):
 
 
 def mse_loss_value(x, t, weight):
-    """weight d^2, with d = x - t."""
-    d = x - t
-    return weight * d**2
+    """weight d^2, with d = x - t. With d_error, which x - t rounds away, d^2 gains 2 d d_error."""
+    d, d_error = subtract(x, t)
+    d2, d2_error = square(d)
+    correction = np.where(d_error == 0, 0.0, 2.0 * d * d_error)  # d may be infinite
+    return weight * (d2 + (d2_error + correction))
 
 
 def mse_loss_grad(x, t, weight):
@@ -406,7 +430,7 @@ def pointwise_loss(verb, formulas, x, target, weight, D, reduction, out, *more):
         if reduction == "none":
             value = value.reshape(x.shape).astype(value_dtype(x))
         else:
-            value = float(add_up(value) / D if reduction == "mean" else add_up(value))
+            value = float(weighted_mean(value, D) if reduction == "mean" else add_up(value))
         return value if verb == VALUE else (value, grad)
 
 

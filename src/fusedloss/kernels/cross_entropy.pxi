@@ -195,8 +195,7 @@ cdef void census_block(void* task, Py_ssize_t block) noexcept nogil:
 cdef void finish(const Softmax* t, Rows* r) noexcept nogil:
     """Losses and gradient factors of 16 rows from their sums, in lanes."""
     cdef int i
-    cdef double top, e, gap, v, log_v, lse, hard, uniform, extra, coefficient, rest, lift
-    cdef double uniform_mass = t.smoothing / <double>t.classes
+    cdef double top, e, gap, v, log_v, hard, coefficient, rest, lift
 
     # 1. S and log(S / E_m); by label also -log p_y, left in loss.
     for i in range(LANES):
@@ -222,7 +221,29 @@ cdef void finish(const Softmax* t, Rows* r) noexcept nogil:
         r.log_total[i] = log_v
         r.loss[i] = lift + log_v
 
-    # 2. Options and factors.
+    # 2. Options and factors. The plain loss has a loop of its own, without branches, which vectorises.
+    if t.kind == CROSS_ENTROPY and not t.by_maximum:
+        for i in range(LANES):
+            hard = r.sample[i] * r.class_weight[i]
+            coefficient = hard / t.divisor
+            r.loss[i] = times(hard, r.loss[i])
+            r.p_factor[i] = coefficient
+            r.q_factor[i] = 0.0
+            r.special[i] = -coefficient * (r.special[i] / r.total[i])
+    else:
+        finish_options(t, r)
+
+    # 3. Rows that take no part.
+    for i in range(LANES):
+        r.loss[i] = 0.0 if r.label[i] == IGNORED else r.loss[i]
+        r.z[i] = 0.0 if r.label[i] == IGNORED else r.z[i]
+
+
+cdef void finish_options(const Softmax* t, Rows* r) noexcept nogil:
+    """Losses and factors where there is more than a plain loss of hard labels."""
+    cdef int i
+    cdef double e, lse, hard, uniform, extra, coefficient
+    cdef double uniform_mass = t.smoothing / <double>t.classes
     for i in range(LANES):
         lse = r.maximum[i] + r.log_total[i]
         if t.kind != CROSS_ENTROPY:
@@ -262,12 +283,6 @@ cdef void finish(const Softmax* t, Rows* r) noexcept nogil:
                 e = exp_shifted(r.logit[i], r.base[i], magic_of(r.scale[i], <double>0),
                                 floor_of(r.scale[i], <double>0))
                 r.special[i] += extra * (e / r.total[i]) - r.q_factor[i] * r.class_weight[i]
-
-    # 3. Rows that take no part.
-    for i in range(LANES):
-        if r.label[i] == IGNORED:
-            r.loss[i] = 0.0
-            r.z[i] = 0.0
 
 
 cdef void read_row_options(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r) noexcept nogil:
@@ -896,11 +911,11 @@ cdef void softmax_block(Softmax* t, Py_ssize_t block, real tag) noexcept nogil:
     cdef Py_ssize_t n
     cdef int i
     cdef Rows r
-    cdef Sum total, z_total
+    cdef LaneSums total, z_total
     cdef real out[LANES]
     cdef bint side_by_side = t.inner > 1 or t.classes <= FEW_CLASSES
-    memset(&total, 0, sizeof(Sum))
-    memset(&z_total, 0, sizeof(Sum))
+    memset(&total, 0, sizeof(LaneSums))
+    memset(&z_total, 0, sizeof(LaneSums))
     while first < last:
         n = min(group, last - first)
         read_row_options(t, first, n, &r)
@@ -916,16 +931,14 @@ cdef void softmax_block(Softmax* t, Py_ssize_t block, real tag) noexcept nogil:
                 out[i] = <real>(r.loss[i] + r.z[i])
             store(t.losses, t.loss_code, first, n, out)
         if t.sums != NULL:
-            for i in range(<int>n):
-                add(&total, r.loss[i])
+            add_lanes(&total, r.loss)
             if t.z_sums != NULL:
-                for i in range(<int>n):
-                    add(&z_total, r.z[i])
+                add_lanes(&z_total, r.z)
         first += n
     if t.sums != NULL:
-        t.sums[block] = total
+        t.sums[block] = fold(&total)
     if t.z_sums != NULL:
-        t.z_sums[block] = z_total
+        t.z_sums[block] = fold(&z_total)
 
 
 cdef void softmax_block_float(void* task, Py_ssize_t block) noexcept nogil:

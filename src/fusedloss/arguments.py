@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     Shape = tuple[int, ...]
     Output = tuple[Array, Array] | None  # the caller's array, and what the backend fills
 
-# OpenMP runtimes end the process when they cannot start a thread, so no call may ask for more than
-# this.
+# An OpenMP runtime that cannot start a thread ends the process, so no call asks for more than this.
 MOST_THREADS = 1024
 
 _REDUCTIONS = {"mean": "mean", "sum": "sum", "none": "none"}

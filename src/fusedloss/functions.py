@@ -38,8 +38,7 @@ out : ndarray, optional
     "num_threads": """
 num_threads : int, optional
     The most threads to use, at least 1; None leaves it to `fusedloss.set_num_threads`. The result
-    is the same for any
-    number.""",
+    is the same for any number.""",
     "result": """
 ndarray
     Of the shape and dtype of `x`.""",
@@ -176,8 +175,10 @@ def logsumexp(
     --------
     softmax, log_softmax
 
-    Notes ----- {bounds} A row of -inf alone gives -inf; one with nan gives nan, and else one with
-    +inf gives +inf.
+    Notes
+    -----
+    {bounds} A row of -inf alone gives -inf; one with nan gives nan, and else one with +inf gives
+    +inf.
 
     {same_bits}
 

@@ -83,9 +83,8 @@ def usable_cpus(root: str = "/") -> int:
         cpus = os.cpu_count() or 1
     quota = _cgroup_quota(root)
     if quota is not None:
-        cpus = min(
-            cpus, -int(-quota // 1)
-        )  # rounded up: 1.5 processors keep two threads busy most of the time
+        # Rounded up: 1.5 processors keep two threads busy most of the time.
+        cpus = min(cpus, -int(-quota // 1))
     return max(cpus, 1)
 
 
@@ -229,7 +228,7 @@ _reasons: dict[str, str] = {}  # backend -> why it cannot run here
 _default = _choose()
 _active: ContextVar[Backend] = ContextVar("fusedloss_backend", default=_default)
 
-# Returns the backend for calls made here and now. Every call goes through it, so nothing is around it.
+# Returns the backend for calls made here and now. On the way of every call, so not wrapped up.
 active = _active.get
 
 
@@ -249,8 +248,10 @@ def use_backend(name: str) -> Iterator[None]:
     ImportError
         The backend cannot run here; the message says why.
 
-    Notes ----- The choice holds for the current context (`contextvars`): for this thread or
-    asynchronous task, and not for threads started inside the block.
+    Notes
+    -----
+    The choice holds for the current context (`contextvars`): for this thread or asynchronous task,
+    and not for threads started inside the block.
 
     Examples
     --------
@@ -299,9 +300,10 @@ def set_num_threads(num_threads: int | None) -> None:
     --------
     get_num_threads
 
-    Notes ----- Small work is done by fewer threads, or by the calling one alone. The result of a
-    call does not depend on the number of threads. The "numba" and "numpy" backends always use one
-    thread.
+    Notes
+    -----
+    Small work is done by fewer threads, or by the calling one alone. The result of a call does not
+    depend on the number of threads. The "numba" and "numpy" backends always use one thread.
 
     Examples
     --------
@@ -400,7 +402,7 @@ def runtime_info() -> dict[str, Any]:
 def _detected_isa() -> str | None:
     try:
         cpu = import_module(".kernels.cpu", __package__)
-    except ModuleNotFoundError:
+    except ImportError:  # this is a report: with another backend it may be broken
         return None
     return str(cpu.detected_isa())
 

@@ -4,13 +4,13 @@ Every backend module, `reference` ("numpy"), `jit` ("numba") and `compiled` ("cy
 functions. All arguments are positional::
 
     cross_entropy(verb, logits, target, weight, sample_weight, ignore_index, label_smoothing,
-    z_loss, reduction, axis,
-                  num_threads, out)
+                  z_loss, reduction, axis, num_threads, out)
     binary_cross_entropy_with_logits(verb, logits, target, weight, pos_weight, reduction,
-    num_threads, out) binary_cross_entropy(verb, probs, target, weight, reduction, num_threads, out)
-    mse_loss(verb, input, target, weight, reduction, num_threads, out) softmax(x, axis, num_threads,
-    out)    log_softmax(...)    logsumexp(...) sigmoid(x, num_threads, out)
-    log_sigmoid(...)    softplus(...)
+                                     num_threads, out)
+    binary_cross_entropy(verb, probs, target, weight, reduction, num_threads, out)
+    mse_loss(verb, input, target, weight, reduction, num_threads, out)
+    softmax(x, axis, num_threads, out)    log_softmax(...)    logsumexp(...)
+    sigmoid(x, num_threads, out)          log_sigmoid(...)    softplus(...)
 
 **Results.** The verb VALUE gives a float ("mean", "sum") or an array ("none"), VALUE_AND_GRAD gives
 `(value, grad)`, GRAD_AND_HESS gives `(grad, hess)`. Reduced values are Python floats that were not

@@ -58,35 +58,29 @@ reduction : {"mean", "sum", "none"}, default "mean"
     "num_threads": """
 num_threads : int, optional
     The most threads to use, at least 1; None leaves it to `fusedloss.set_num_threads`. The results
-    are the same for any
-    number.""",
+    are the same for any number.""",
     "out": """
 out : ndarray, optional
     Where to write the gradient: an array of the shape and dtype of `{first}`. It may be `{first}`
-    itself, which is then
-    overwritten. Any strides and byte order; contiguous arrays are filled without a copy.""",
+    itself, which is then overwritten.""",
     "out_pair": """
 out : (ndarray or None, ndarray or None), optional
     Where to write the gradient and the Hessian: arrays of the shape and dtype of `{first}`, or None
-    for a new one. Either
-    may be `{first}` itself, which is then overwritten.""",
+    for a new one. Either may be `{first}` itself, which is then overwritten.""",
     "value": """
 value : float or ndarray
     The loss in nats. With "mean" and "sum" a Python float, which carries a float64 sum and is not
     rounded to the dtype of `{first}`; with "none" an array with the loss of each of the {items}, of
-    the dtype of `{first}`, or float32 where
-    that has 16 bits.""",
+    the dtype of `{first}`, or float32 where that has 16 bits.""",
     "squared": """
 value : float or ndarray
     The loss, in the square of the input's unit. With "mean" and "sum" a Python float, which carries
     a float64 sum and is not rounded to the dtype of `{first}`; with "none" an array with the loss
-    of each of the {items}, of the dtype of
-    `{first}`, or float32 where that has 16 bits.""",
+    of each of the {items}, of the dtype of `{first}`, or float32 where that has 16 bits.""",
     "grad": """
 grad : ndarray
     The derivative of the value with respect to `{first}`, of its shape and dtype. With "none" it is
-    the derivative of
-    each loss by itself, so the same as with "sum".""",
+    the derivative of each loss by itself, so the same as with "sum".""",
     "hess": """
 hess : ndarray
     The diagonal of the Hessian with respect to `{first}`, of its shape and dtype; with "none" as

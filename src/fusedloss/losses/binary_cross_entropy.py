@@ -54,17 +54,22 @@ class BinaryCrossEntropyWithLogits(Loss):
 
     Raises
     ------
-    {raises} Or an integer target is neither 0 nor 1; the first one in C order is named.
+    {raises}
+        Or an integer target is neither 0 nor 1; the first one in C order is named.
 
-    See Also -------- binary_cross_entropy : the same from probabilities; less accurate, since these
-    have lost what is close to 1. cross_entropy : for classes of which exactly one is right.
+    See Also
+    --------
+    binary_cross_entropy : the same from probabilities; less accurate, as these are close to 1.
+    cross_entropy : for classes of which exactly one is right.
 
-    Notes ----- With weight w and pos_weight q, the loss of an item, its derivative and its second
-    derivative are
+    Notes
+    -----
+    With weight w and pos_weight q, the loss of an item, its derivative and its second derivative
+    are
 
         w ((1 - t) softplus(x) + q t softplus(-x))
         w ((1 - t) sigmoid(x)  - q t sigmoid(-x))
-        w ((1 - t) + q t) e / (1 + e)^2,    e = exp(-\\|x\\|).
+        w ((1 - t) + q t) e / (1 + e)^2,    e = exp(-|x|).
 
     "mean" divides by the number of items, whatever the weights. The mean of no items is nan.
 
@@ -263,12 +268,16 @@ class BinaryCrossEntropy(Loss):
     -------
     {value}
 
-    Raises ------ {raises} Or a probability is outside [0, 1], or an integer target neither 0 nor 1;
-    the first one in C order is
-        named. After a bad probability the content of `out` is unspecified.
+    Raises
+    ------
+    {raises}
+        Or a probability is outside [0, 1], or an integer target neither 0 nor 1; the first one in C
+        order is named. After a bad probability the content of `out` is unspecified.
 
-    See Also -------- binary_cross_entropy_with_logits : the same from logits; more accurate, and
-    faster than a sigmoid and this.
+    See Also
+    --------
+    binary_cross_entropy_with_logits : the same from logits; more accurate, and faster than a
+        sigmoid and this.
 
     Notes
     -----

@@ -58,13 +58,17 @@ class CrossEntropy(Loss):
     IndexError
         A label is neither a class nor `ignore_index`; the first one in C order is named.
     numpy.exceptions.AxisError
-        `axis` is out of range.
+        `axis` is out of range. (It is a ValueError and an IndexError.)
 
-    See Also -------- binary_cross_entropy_with_logits : for two classes, or for labels that do not
-    exclude each other. log_softmax
+    See Also
+    --------
+    binary_cross_entropy_with_logits : for two classes, or for labels that may all be right.
+    log_softmax
 
-    Notes ----- With p = softmax(x), class weights w, a sample weight s, smoothing e and z-loss
-    factor c, a row's loss is, for a class index y,
+    Notes
+    -----
+    With p = softmax(x), class weights w, a sample weight s, smoothing e and z-loss factor c, a
+    row's loss is, for a class index y,
 
         s ((1 - e) w[y] (-log p[y]) + e / C sum_k w[k] (-log p[k])  +  c logsumexp(x)^2)
 

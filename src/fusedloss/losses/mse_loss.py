@@ -40,9 +40,14 @@ class MSELoss(Loss):
     ------
     {raises}
 
-    Notes ----- With weight w, the loss of an item, its derivative and its second derivative are w
-    (x - t)^2, 2 w (x - t) and 2 w. There is no factor 1/2: scikit-learn and the boosters, which
-    have one, get half of these derivatives.
+    Notes
+    -----
+    With weight w, the loss of an item, its derivative and its second derivative are
+
+        w (x - t)^2,    2 w (x - t),    2 w.
+
+    There is no factor 1/2: scikit-learn and the boosters, which have one, get half of these
+    derivatives.
 
     "mean" divides by the number of items, or by the sum of the weights where these are given. The
     mean of no items is nan.

@@ -1,5 +1,6 @@
-"""Compiled kernels: one module per instruction set level, and `cpu`, which says which of them this machine can run.
+"""Compiled kernels: one module per instruction set level, and `cpu`.
 
-Only `fusedloss.backends.compiled` imports them. A level module contains instructions of its level from its first line
-on, so none may be imported before `cpu.detected_isa()` has allowed it.
+`cpu` says which levels this machine can run. A level module contains instructions of its level from
+its first line on, so `fusedloss.backends.compiled` asks before it imports one; nothing else imports
+them.
 """

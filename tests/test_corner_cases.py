@@ -28,6 +28,7 @@ from fusedloss.losses import REGISTRY
 
 NAN, INF = math.nan, math.inf
 ANY = object()  # not promised
+NOT_FINITE = object()  # nan or an infinity: x / 0 in one order of operations or another
 
 CE = "cross_entropy"
 LOGITS = "binary_cross_entropy_with_logits"
@@ -151,7 +152,7 @@ EMPTY_IGNORED_WEIGHTED = [
     Corner(
         "sample weights that cancel: a number over 0",
         CE, [[1, 0], [0, 1], [0, 0]], [0, 0, -100], {"sample_weight": [1.0, -1.0, 1.0]},
-        {"mean": -INF, "sum": -1.0, "mean_grad": [[-INF, INF], [INF, -INF], [0, 0]]},
+        {"mean": -INF, "sum": -1.0, "mean_grad": [[NOT_FINITE] * 2] * 2 + [[0, 0]]},
     ),
     Corner(
         "sample weights of probabilities that are all zero: 0/0",
@@ -166,7 +167,7 @@ EMPTY_IGNORED_WEIGHTED = [
     Corner(
         "squared error with weights that cancel: a number over 0",
         MSE, [2, 4], [1, 2], {"weight": [1.0, -1.0]},
-        {"mean": -INF, "sum": -3.0, "mean_grad": [INF, -INF]},
+        {"mean": -INF, "sum": -3.0, "mean_grad": [NOT_FINITE] * 2},
     ),
     Corner(
         "negative sample weight: the formula as it is",
@@ -619,7 +620,7 @@ def hold(corner, dtype, verb, reduction, output, got, expected):
     if isinstance(expected, tuple):  # any of these is right
         assert any(np.isclose(got, one, rtol=1e-6, atol=0) for one in expected), where
         return
-    expected, promised = flatten(expected, np.shape(got), where)
+    expected, promised = flatten(expected, got, where)
     got = np.asarray(got)
     reduced = output == "value" and reduction != "none"
     out_dtype = compute_dtype(dtype) if output == "value" else numpy_dtype(dtype)
@@ -642,13 +643,18 @@ def hold(corner, dtype, verb, reduction, output, got, expected):
     )
 
 
-def flatten(expected, shape, where):
+def flatten(expected, got, where):
     """The expected numbers as a flat array, and where they are promised; checks the shape."""
+    shape = np.shape(got)
     numbers, promised = np.zeros(shape), np.ones(shape, dtype=bool)
+    got = np.asarray(got).astype("float64")
 
     def fill(value, index):
         if value is ANY:
             promised[index] = False
+        elif value is NOT_FINITE:
+            promised[index] = False
+            assert not np.isfinite(got[index]), f"at {index} must not be finite\n{where}"
         elif isinstance(value, list | np.ndarray):
             assert len(value) == shape[len(index)], f"shape {shape}\n{where}"
             for number, item in enumerate(value):

@@ -1,0 +1,1444 @@
+"""The losses in Numba: plain scalar code, one row or one item at a time.
+
+Three things keep this file small and its memory bounded.
+
+**One specialisation per kernel.** Numba compiles a function again for every combination of argument types. Here a kernel
+sees each array as bytes, together with a number that says what they mean (`KINDS`), so a kernel has one signature and is
+compiled once, whatever the dtypes of logits, targets and weights.
+
+**Tiles.** A kernel loads `TILE` items at a time into scratch arrays of float64, does its arithmetic there, and stores
+the results with one rounding. Loading is where dtypes, strides, broadcast weights and the place of the class axis end;
+storing is where they begin again. Nothing else in memory grows with the data. A row longer than a tile is walked over in
+pieces: once for its largest logit, once for its sums, and once more for gradients.
+
+**float64.** All arithmetic is done in it. For 16-bit and float32 input that leaves only the rounding at the store; for
+float64 input sums and differences carry their rounding errors along.
+
+The signatures, and what they may rely on, are those of the package docstring, ``fusedloss.backends``.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numba
+import numpy as np
+from numba.extending import intrinsic
+
+from . import GRAD_AND_HESS, VALUE
+
+# Items in a scratch array: 32 KiB of float64, so that a kernel's four or five arrays of them stay in the second level of
+# cache. Also the most rows in a tile.
+TILE = 4096
+
+
+# Numba compiles a function again for every literal argument. As NumPy scalars, these are not literals.
+ZERO = np.int64(0)
+NO = np.bool_(False)
+
+
+def _jit(function, **more):
+    """Compile `function` when it is first called. The one place where this package decides how Numba compiles.
+
+    - cache: the machine code is kept on disk, beside this file or in the user's cache directory.
+    - nogil: other Python threads run meanwhile.
+    - parallel=False: Numba's thread pools do not survive a fork, and not all of them allow two callers at once.
+    - fastmath=False: nan, infinities and the order of every sum are part of the results.
+    - error_model="numpy": x / 0 is inf or nan, as IEEE says, and not ZeroDivisionError.
+    """
+    options = {"nogil": True, "parallel": False, "fastmath": False, "error_model": "numpy", **more}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # there is no directory that Numba may write to: compile in every process
+        return numba.njit(**options)(function)
+
+
+def _part(function):
+    """The same for what only compiled functions call: no time goes into a way to call it from Python."""
+    return _jit(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+
+@intrinsic
+def _stay_apart(typing_context):
+    """Called in a function: LLVM must not copy that function into its callers, as it would do with nearly all of this file.
+
+    Loading and storing branch over all dtypes and are called from many places. Copied, they made the compilation of
+    `_cross_entropy` take minutes; a call per tile costs nothing.
+    """
+
+    def generate(context, builder, signature, arguments):
+        builder.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return numba.types.void(), generate
+
+
+# --- What the bytes of an array mean ----------------------------------------------------------------------------------
+
+ABSENT = -1
+BOOL, INT8, INT16, INT32, INT64, UINT8, UINT16, UINT32, UINT64, FLOAT16, BFLOAT16, FLOAT32, FLOAT64 = range(13)
+
+KINDS = {
+    "bool": BOOL,
+    "int8": INT8,
+    "int16": INT16,
+    "int32": INT32,
+    "int64": INT64,
+    "uint8": UINT8,
+    "uint16": UINT16,
+    "uint32": UINT32,
+    "uint64": UINT64,
+    "float16": FLOAT16,
+    "bfloat16": BFLOAT16,
+    "float32": FLOAT32,
+    "float64": FLOAT64,
+}
+
+
+@_part
+def _width(kind):
+    """Bytes of an item."""
+    if kind in (FLOAT32, INT32, UINT32):
+        return 4
+    if kind in (FLOAT64, INT64, UINT64):
+        return 8
+    return 2 if kind in (FLOAT16, BFLOAT16, INT16, UINT16) else 1
+
+
+# --- 16-bit numbers ---------------------------------------------------------------------------------------------------
+#
+# Numba has no arithmetic for them. They are loaded and stored as uint16, and here they are made from and into float64.
+# Both formats are a sign, an exponent and a mantissa, as float64 is: 5 and 10 bits in float16, 8 and 7 in bfloat16. So one
+# pair of functions serves both, told the bits of the mantissa and the bias of the exponent.
+
+
+@_part
+def _widen(code, mantissa_bits, bias):
+    """The number, exactly, that the 16 bits `code` (an int64) stand for. A nan keeps its sign and payload."""
+    sign = (code & 0x8000) << 48
+    magnitude = code & 0x7FFF
+    infinity = 0x7FFF >> mantissa_bits << mantissa_bits
+    if magnitude >= infinity:  # the exponent is all ones: inf or nan
+        bits = 0x7FF0000000000000 | (magnitude - infinity) << (52 - mantissa_bits)
+    elif magnitude >> mantissa_bits == 0:  # zero or subnormal: a multiple of the smallest subnormal number, whose
+        unit = np.int64(1023 + 1 - bias - mantissa_bits) << 52  # bits as float64 are these
+        bits = np.float64(magnitude * np.int64(unit).view(np.float64)).view(np.int64)
+    else:
+        bits = (magnitude << (52 - mantissa_bits)) + (np.int64(1023 - bias) << 52)
+    return np.int64(bits | sign).view(np.float64)
+
+
+@_part
+def _narrow(x, mantissa_bits, bias):
+    """The 16 bits (as int64) of the number nearest to x, ties to even. A nan keeps its sign and the top of its payload.
+
+    Straight from float64, so that there is one rounding and not a second one by way of float32.
+    """
+    bits = np.float64(x).view(np.int64)
+    sign = (bits >> 48) & 0x8000
+    magnitude = bits & 0x7FFFFFFFFFFFFFFF
+    shift = 52 - mantissa_bits
+    infinity = 0x7FFF >> mantissa_bits << mantissa_bits
+    if magnitude > 0x7FF0000000000000:
+        # The top bit of the mantissa says "quiet", and is set: without it, a nan whose payload is all in the bits that
+        # are cut off would turn into inf.
+        code = infinity | 1 << (mantissa_bits - 1) | (magnitude >> shift) & ((1 << mantissa_bits) - 1)
+    elif magnitude >> 52 < 1024 - bias:
+        # Below the smallest normal number: count the smallest subnormal ones. Adding 2^52 rounds to an integer, because
+        # above it float64 has no other numbers.
+        per_unit = np.int64(1023 - 1 + bias + mantissa_bits) << 52
+        scaled = np.int64(magnitude).view(np.float64) * np.int64(per_unit).view(np.float64)
+        code = np.int64((scaled + 4503599627370496.0) - 4503599627370496.0)
+    else:
+        # Add just less than half of the last place kept, or just half if that place is odd, and cut. A carry runs
+        # from the mantissa into the exponent, and from the largest number to inf, as it should.
+        half = (np.int64(1) << (shift - 1)) - 1 + (magnitude >> shift & 1)
+        code = min(((magnitude + half) >> shift) - (np.int64(1023 - bias) << mantissa_bits), infinity)
+    return code | sign
+
+
+# --- Loading and storing tiles ----------------------------------------------------------------------------------------
+#
+# An array is walked over in C order, as `shape` and `strides` (in items) say, from its item number `start` on; `offset` is
+# the place of its first item. A tile is filled run by run, where a run is a stretch of the last axis.
+
+
+@_part
+def _place(shape, strides, position):
+    """The index along the last axis, and the offset in items, of item number `position` in C order."""
+    last = shape.size - 1
+    if last == 0:
+        return position, position * strides[0]
+    index = position % shape[last]
+    offset = index * strides[last]
+    position //= shape[last]
+    for axis in range(last - 1, -1, -1):
+        offset += position % shape[axis] * strides[axis]
+        position //= shape[axis]
+    return index, offset
+
+
+@_part
+def _gather(items, offset, shape, strides, start, count, bits):
+    step = strides[-1]
+    done = 0
+    while done < count:
+        index, at = _place(shape, strides, start + done)
+        at += offset
+        run = min(shape[-1] - index, count - done)
+        if step == 1:
+            for i in range(run):
+                bits[done + i] = items[at + i]
+        else:
+            for i in range(run):
+                bits[done + i] = items[at + i * step]
+        done += run
+
+
+@_part
+def _scatter(bits, count, items, offset, shape, strides, start):
+    step = strides[-1]
+    done = 0
+    while done < count:
+        index, at = _place(shape, strides, start + done)
+        at += offset
+        run = min(shape[-1] - index, count - done)
+        if step == 1:
+            for i in range(run):
+                items[at + i] = bits[done + i]
+        else:
+            for i in range(run):
+                items[at + i * step] = bits[done + i]
+        done += run
+
+
+@_part
+def _load_bits(data, kind, offset, shape, strides, start, count, bits):
+    """Fill bits[:count], of int64, with the bits of the items as they are: integers are not yet extended by their sign."""
+    _stay_apart()
+    width = _width(kind)
+    if width == 4:
+        _gather(data.view(np.uint32), offset, shape, strides, start, count, bits)
+    elif width == 8:
+        _gather(data.view(np.int64), offset, shape, strides, start, count, bits)
+    elif width == 2:
+        _gather(data.view(np.uint16), offset, shape, strides, start, count, bits)
+    else:
+        _gather(data, offset, shape, strides, start, count, bits)
+
+
+@_part
+def _load_integers(data, kind, offset, shape, strides, start, count, integers):
+    """Fill integers[:count], of int64. An uint64 of 2^63 or more becomes negative: no class label either way."""
+    _stay_apart()
+    _load_bits(data, kind, offset, shape, strides, start, count, integers)
+    if INT8 <= kind < INT64:
+        shift = 64 - 8 * _width(kind)
+        for i in range(count):
+            integers[i] = integers[i] << shift >> shift
+
+
+@_part
+def _load(data, kind, rounded, offset, shape, strides, start, count, tile):
+    """Fill tile[:count], of float64, from an array of any dtype; where `rounded`, round each item to float32 first."""
+    _stay_apart()
+    bits = tile.view(np.int64)
+    if kind >= FLOAT16:
+        _load_bits(data, kind, offset, shape, strides, start, count, bits)
+        if kind == FLOAT32:
+            for i in range(count):
+                tile[i] = np.uint32(bits[i]).view(np.float32)
+        elif kind == FLOAT16:
+            for i in range(count):
+                tile[i] = _widen(bits[i], 10, 15)
+        elif kind == BFLOAT16:
+            for i in range(count):
+                tile[i] = _widen(bits[i], 7, 127)
+        elif rounded:
+            for i in range(count):
+                tile[i] = np.float32(tile[i])
+    else:
+        _load_integers(data, kind, offset, shape, strides, start, count, bits)
+        # Rounded at once, and not to float64 before
+        if kind == UINT64:
+            for i in range(count):
+                tile[i] = np.float32(np.uint64(bits[i])) if rounded else np.float64(np.uint64(bits[i]))
+        else:
+            for i in range(count):
+                tile[i] = np.float32(bits[i]) if rounded else np.float64(bits[i])
+
+
+@_part
+def _store(tile, count, data, kind, offset, shape, strides, start):
+    """Round tile[:count] to one of the four dtypes of logits and write it. `tile` is scratch afterwards."""
+    _stay_apart()
+    bits = tile.view(np.int64)
+    if kind == FLOAT32:
+        for i in range(count):
+            bits[i] = np.float32(tile[i]).view(np.uint32)
+        _scatter(bits, count, data.view(np.uint32), offset, shape, strides, start)
+    elif kind == FLOAT64:
+        _scatter(bits, count, data.view(np.int64), offset, shape, strides, start)
+    else:
+        if kind == FLOAT16:
+            for i in range(count):
+                bits[i] = _narrow(tile[i], 10, 15)
+        else:
+            for i in range(count):
+                bits[i] = _narrow(tile[i], 7, 127)
+        _scatter(bits, count, data.view(np.uint16), offset, shape, strides, start)
+
+
+# --- Arithmetic -------------------------------------------------------------------------------------------------------
+
+
+@_part
+def _add(total, error, x):
+    """Add x to a running sum: `total` is rounded at each step, and what that drops is gathered in `error` (TwoSum)."""
+    s = total + x
+    x_part = s - total
+    return s, error + ((total - (s - x_part)) + (x - x_part))
+
+
+@_part
+def _sum_of(total, error):
+    """The sum, rounded once. With inf or nan in it, the plain sum is the answer, and `error` is meaningless."""
+    return total + error if math.isfinite(error) else total
+
+
+@_part
+def _multiply(a, b):
+    """a x b as a pair (product, error): product is rounded, and product + error is exact (Dekker). Above 2^996 it is nan.
+
+    Each factor is cut into halves of 26 bits, so that the products of halves are exact.
+    """
+    product = a * b
+    cut = 134217729.0 * a  # 2^27 + 1
+    a_high = cut - (cut - a)
+    a_low = a - a_high
+    cut = 134217729.0 * b
+    b_high = cut - (cut - b)
+    b_low = b - b_high
+    return product, ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
+
+
+@_part
+def _quotient(total, error, D, D_error):
+    """(total + error) / (D + D_error) of two running sums, rounded about once: what the first quotient leaves is divided again."""
+    sum_D = _sum_of(D, D_error)
+    quotient = _sum_of(total, error) / sum_D
+    product, product_error = _multiply(quotient, sum_D)
+    rest = ((total - product) - product_error) + (error - quotient * ((D - sum_D) + D_error))
+    better = quotient + rest / sum_D
+    return better if math.isfinite(better) else quotient
+
+
+@_part
+def _times(coefficient, log):
+    """Coefficient x logarithm, where 0 x inf = 0, but 0 x nan = nan."""
+    return 0.0 if coefficient == 0.0 and math.isinf(log) else coefficient * log
+
+
+@_part
+def _exp(d, error):
+    """e^(d + error), where error is the rounding error of d, or 0.
+
+    Range: d <= 709. Below -708.39, where the result is no longer a normal number, it is 0; nan gives nan, and `error` may
+    be nan where d is -inf. Error: at most 0.81 ulp in 20 000 samples of [-700, 0]. Written out rather than taken from
+    the C library, because a loop over this is turned into vector code: four times as fast.
+
+    1. d = n ln 2 + r, |r| <= ln 2 / 2. Adding 1.5 x 2^52 rounds to an integer and leaves it in the low bits. ln 2 is split
+       in two, the first part so short that n times it is exact; `low` is what r = high - low rounds away.
+    2. e^r = 1 + r + r^2 (1/2! + r/3! + ... + r^11/13!), the Taylor series: the term after the last is below 2^-57.
+    3. Times 2^n, made by moving n + 1023 to the place of the exponent.
+    """
+    z = d * 1.4426950408889634 + 6755399441055744.0
+    n = z - 6755399441055744.0
+    high = d - n * 6.93147180369123816490e-01
+    low = n * 1.90821492927058770002e-10 - error
+    r = high - low
+    low = (high - r) - low
+    p = 1.0 / 6227020800.0
+    p = p * r + 1.0 / 479001600.0
+    p = p * r + 1.0 / 39916800.0
+    p = p * r + 1.0 / 3628800.0
+    p = p * r + 1.0 / 362880.0
+    p = p * r + 1.0 / 40320.0
+    p = p * r + 1.0 / 5040.0
+    p = p * r + 1.0 / 720.0
+    p = p * r + 1.0 / 120.0
+    p = p * r + 1.0 / 24.0
+    p = p * r + 1.0 / 6.0
+    p = p * r + 0.5
+    e = 1.0 + r
+    e += (r - (e - 1.0)) + (r * r * p + low)
+    power = np.int64((np.float64(z).view(np.int64) + 1023) << 52).view(np.float64)
+    return 0.0 if d < -708.39 else e * power
+
+
+# --- One row of logits, or a piece of one -----------------------------------------------------------------------------
+#
+# Let m be the largest logit of a row, k its class, E_c = exp(x_c - m), T the sum of E_c over the classes other than k, and S
+# = 1 + T. Then
+#
+#     log S = log1p(T)      -log p_c = (m - x_c) + log S      p_c = E_c / S      p_k = 1 / S      1 - p_k = T / S
+#
+# and no digits are lost however small T is. If m is inf or -inf, or if any logit is nan, T is nan, and all else with it.
+#
+# The losses of class indices and of class probabilities have one form, with u_c the coefficients that are spread over the
+# classes and A that of the label alone (0 with probabilities):
+#
+#     l = A (-log p_y) + B sum_c u_c (-log p_c)
+#     indices:        A = s (1 - eps) w_y      B = s eps / C      u_c = w_c
+#     probabilities:  A = 0                    B = s              u_c = w_c ((1 - eps) t_c + eps / C)
+
+
+@_part
+def _piece_max(x, at, count):
+    """The largest of x[at : at + count] and its first place from `at` on; (-inf, 0) if none is above -inf. nan counts as
+    -inf."""
+    m0 = m1 = m2 = m3 = -np.inf
+    whole = at + count // 4 * 4
+    for i in range(at, whole, 4):  # four at a time, because each comparison waits for the one before
+        m0 = x[i] if x[i] > m0 else m0
+        m1 = x[i + 1] if x[i + 1] > m1 else m1
+        m2 = x[i + 2] if x[i + 2] > m2 else m2
+        m3 = x[i + 3] if x[i + 3] > m3 else m3
+    for i in range(whole, at + count):
+        m0 = x[i] if x[i] > m0 else m0
+    m = max(max(m0, m1), max(m2, m3))
+    for i in range(count):
+        if x[at + i] == m:
+            return m, i
+    return m, 0
+
+
+@_part
+def _piece_exp(x, at, count, m):
+    """Replace each x_c by exp(x_c - m), the rounding error of the difference included."""
+    for i in range(at, at + count):
+        d = x[i] - m
+        part = d - x[i]
+        x[i] = _exp(d, (x[i] - (d - part)) - (m + part))
+
+
+@_part
+def _piece_sum(x, at, count, total, error):
+    """Add x[at : at + count] to a running sum. Four sums side by side, because each addition waits for the one before."""
+    t1 = t2 = t3 = e1 = e2 = e3 = 0.0
+    whole = at + count // 4 * 4
+    for i in range(at, whole, 4):
+        total, error = _add(total, error, x[i])
+        t1, e1 = _add(t1, e1, x[i + 1])
+        t2, e2 = _add(t2, e2, x[i + 2])
+        t3, e3 = _add(t3, e3, x[i + 3])
+    for i in range(whole, at + count):
+        total, error = _add(total, error, x[i])
+    if whole > at:
+        total, error = _add(total, error + e1, t1)
+        total, error = _add(total, error + e2, t2)
+        total, error = _add(total, error + e3, t3)
+    return total, error
+
+
+@_part
+def _piece_dots(x, at, u, u_at, count, m, sums):
+    """Add sum u_c to (sums[0], sums[1]) and sum u_c (m - x_c) to (sums[2], sums[3]). A zero u_c takes no part."""
+    q, q_error, dot, dot_error = sums[0], sums[1], sums[2], sums[3]
+    for i in range(count):
+        q, q_error = _add(q, q_error, u[u_at + i])
+        if u[u_at + i] != 0.0:
+            dot, dot_error = _add(dot, dot_error, u[u_at + i] * (m - x[at + i]))
+    sums[0], sums[1], sums[2], sums[3] = q, q_error, dot, dot_error
+
+
+@_part
+def _value(A, B, m, x_y, log_S, Q, dot):
+    """l, see above. Where B is 0 all its terms are; but a coefficient of nan or inf still shows, in Q."""
+    return _times(A, (m - x_y) + log_S) + (B * (Q * log_S + dot) if B != 0.0 else B * Q)
+
+
+@_part
+def _piece_hess(E, at, count, S, linear, z, hess, hess_at):
+    """linear p (1 - p) + z p^2, for classes other than k."""
+    linear /= S * S
+    z /= S * S
+    for i in range(count):
+        e = E[at + i]
+        hess[hess_at + i] = linear * (e * (S - e)) + z * (e * e)
+
+
+@_part
+def _piece_grad(E, at, u, u_at, count, S, linear, B, grad, grad_at):
+    """linear p_c - B u_c, for classes other than k and y."""
+    linear /= S
+    if B == 0.0:
+        for i in range(count):
+            grad[grad_at + i] = linear * E[at + i]
+    else:
+        for i in range(count):
+            grad[grad_at + i] = linear * E[at + i] - B * u[u_at + i]
+
+
+@_part
+def _entry_grad(e, u, is_largest, is_label, S, T, A, B, Q, z):
+    """The gradient at k and at y, without a difference of nearly equal numbers: as -A (1 - p_y) at the label."""
+    p = e / S
+    grad = z * p
+    if is_label:
+        # The sum of the other classes: T itself if the label is (or ties with) the largest, else safe because it is >= 1
+        grad -= A * ((T if e == 1.0 else (T - e) + 1.0) / S)
+    else:
+        grad += A * p
+    if B != 0.0:
+        grad += B * ((Q - u) * p - u * (T / S)) if is_largest else B * (Q * p - u)
+    return grad
+
+
+# --- Cross-entropy ----------------------------------------------------------------------------------------------------
+
+
+@_part
+def _item(data, kind, position, one):
+    """One number out of a contiguous array of any dtype; `one` is scratch for it."""
+    _stay_apart()
+    _load(data, kind, NO, ZERO, np.array([position + 1]), np.ones(1, np.int64), position, one.size, one)
+    return one[0]
+
+
+@_part
+def _sweep_labels(
+    target, target_kind, rows, classes, ignoring, ignore_index, weight, weight_kind, w, sample, sample_kind, labels, s
+):
+    """Whether all labels are classes or ignored; D, the sum of s w_y, and Dz, that of s, over the rows that take part, each with its error.
+
+    `w` has all class weights, unless there are more classes than it has room for. `labels` and `s` are scratch.
+    """
+    _stay_apart()
+    flat, ones, one = np.array([rows]), np.ones(1, np.int64), np.empty(1)
+    plain = weight_kind == ABSENT and sample_kind == ABSENT
+    taking_part = 0
+    D = D_error = Dz = Dz_error = 0.0
+    for first in range(0, rows, s.size):
+        count = min(s.size, rows - first)
+        _load_integers(target, target_kind, ZERO, flat, ones, first, count, labels)
+        if sample_kind != ABSENT:
+            _load(sample, sample_kind, NO, ZERO, flat, ones, first, count, s)
+        for i in range(count):
+            y = labels[i]
+            if ignoring and y == ignore_index:
+                continue
+            if y < 0 or y >= classes:
+                return False, 0.0, 0.0, 0.0, 0.0
+            taking_part += 1
+            if not plain:
+                weight_y = 1.0
+                if weight_kind != ABSENT:
+                    weight_y = w[y] if classes <= w.size else _item(weight, weight_kind, y, one)
+                D, D_error = _add(D, D_error, s[i] * weight_y)
+                Dz, Dz_error = _add(Dz, Dz_error, s[i])
+    if plain:
+        return True, float(taking_part), 0.0, float(taking_part), 0.0
+    return True, D, D_error, Dz, Dz_error
+
+
+@_part
+def _sum_all(data, kind, rounded, size, tile):
+    """The sum of a contiguous array of any dtype, and its error."""
+    _stay_apart()
+    flat, ones = np.array([size]), np.ones(1, np.int64)
+    total = error = 0.0
+    for first in range(0, size, max(tile.size, 1)):
+        count = min(tile.size, size - first)
+        _load(data, kind, rounded, ZERO, flat, ones, first, count, tile)
+        total, error = _piece_sum(tile, 0, count, total, error)
+    return total, error
+
+
+@_part
+def _mix(u, at, count, w, eps, classes):
+    """Make coefficients u_c = w_c ((1 - eps) t_c + eps / C) of probabilities t_c."""
+    for i in range(count):
+        u[at + i] = w[i] * ((1.0 - eps) * u[at + i] + eps / classes)
+
+
+@_part
+def _load_coefficients(
+    target, target_kind, has_probabilities, rounded, offset, shape, strides, weight, weight_kind, eps, classes, first, u, w
+):
+    """Fill w with the class weights from `first` on, and u with the coefficients u_c of a long row."""
+    _stay_apart()
+    count = min(TILE, classes - first)
+    if weight_kind != ABSENT:
+        _load(weight, weight_kind, NO, ZERO, np.array([classes]), np.ones(1, np.int64), first, count, w)
+    if has_probabilities:
+        _load(target, target_kind, rounded, offset, shape, strides, first, count, u)
+        _mix(u, 0, count, w, eps, classes)
+
+
+@_jit
+def _cross_entropy(
+    logits,
+    kind,
+    outer,
+    classes,
+    inner,
+    target,
+    target_kind,
+    has_probabilities,
+    weight,
+    weight_kind,
+    sample,
+    sample_kind,
+    ignoring,
+    ignore_index,
+    eps,
+    z_loss,
+    mean,
+    values,
+    value_kind,
+    grads,
+    hessians,
+    with_value,
+    with_grad,
+    with_hess,
+):
+    """Rows of `classes` logits, `inner` apart. Return whether the labels are good, and the reduced value.
+
+    `values` (per row, of value_kind, unless that is ABSENT), `grads` and `hessians` are written to, in the logits' layout.
+    """
+    rows = outer * inner
+    size = min(TILE, max(rows, 1) * classes)
+    tile_rows = max(1, min(TILE // classes, rows))
+    long_rows = classes > TILE
+    rounded = kind != FLOAT64  # the compute type of all others is float32
+    spread = has_probabilities or eps > 0.0  # are there coefficients u_c?
+    flat, ones, one = np.array([rows]), np.ones(1, np.int64), np.empty(1)
+    labels = np.empty(max(1, min(TILE, rows)), np.int64)
+    s_rows = np.ones(labels.size)
+    v_rows = np.empty(tile_rows)
+    x = np.empty(size)
+    w = np.ones(min(classes, TILE) if spread or weight_kind != ABSENT else 0)
+    u = np.empty(size) if has_probabilities else w
+    hess = np.empty(size if with_hess else 0)
+    sums = np.empty(4)
+    if weight_kind != ABSENT and not long_rows:
+        _load(weight, weight_kind, NO, ZERO, np.array([classes]), ones, ZERO, classes, w)
+
+    # 1. Labels and denominators
+    if has_probabilities:
+        D, D_error = float(rows), 0.0
+        if sample_kind != ABSENT:
+            D, D_error = _sum_all(sample, sample_kind, NO, rows, s_rows)
+        Dz, Dz_error = D, D_error
+    else:
+        good, D, D_error, Dz, Dz_error = _sweep_labels(
+            target,
+            target_kind,
+            rows,
+            classes,
+            ignoring,
+            ignore_index,
+            weight,
+            weight_kind,
+            w,
+            sample,
+            sample_kind,
+            labels,
+            s_rows,
+        )
+        if not good:
+            return False, 0.0
+    sum_D, sum_Dz = _sum_of(D, D_error), _sum_of(Dz, Dz_error)
+    total = total_error = total_z = total_z_error = 0.0
+
+    # 2. Tiles: rows that lie side by side, (count, classes) with the given strides. A long row is a tile of its own.
+    shape = np.empty(2, np.int64)
+    strides = np.empty(2, np.int64)
+    row = ZERO
+    while row < rows:
+        if inner == 1:
+            count = min(tile_rows, rows - row)
+            offset = row * classes
+            shape[0], shape[1], strides[0], strides[1] = 1, count * classes, 0, 1
+        else:
+            count = min(tile_rows, inner - row % inner)
+            offset = row // inner * classes * inner + row % inner
+            shape[0], shape[1], strides[0], strides[1] = count, classes, 1, inner
+        if not has_probabilities:
+            _load_integers(target, target_kind, ZERO, flat, ones, row, count, labels)
+        if sample_kind != ABSENT:
+            _load(sample, sample_kind, NO, ZERO, flat, ones, row, count, s_rows)
+        if not long_rows:
+            _load(logits, kind, NO, offset, shape, strides, ZERO, count * classes, x)
+            if has_probabilities:
+                _load(target, target_kind, rounded, offset, shape, strides, ZERO, count * classes, u)
+                if eps > 0.0 or weight_kind != ABSENT:
+                    for r in range(count):
+                        _mix(u, r * classes, classes, w, eps, classes)
+
+        for r in range(count):
+            at = 0 if long_rows else r * classes
+            u_at = at if has_probabilities else 0
+            y = -1
+            if not has_probabilities:
+                y = labels[r]
+                if ignoring and y == ignore_index:
+                    v_rows[r] = 0.0
+                    if long_rows:
+                        x[:] = 0.0
+                        for first in range(0, classes, TILE):
+                            piece = min(TILE, classes - first)
+                            if with_grad:
+                                _store(x, piece, grads, kind, offset, shape, strides, first)
+                            if with_hess:
+                                _store(x, piece, hessians, kind, offset, shape, strides, first)
+                    else:
+                        x[at : at + classes] = 0.0
+                        if with_hess:
+                            hess[at : at + classes] = 0.0
+                    continue
+
+            # 3. The largest logit m, at k, and the logit x_y of the label
+            x_y = 0.0
+            if long_rows:
+                m, k = -np.inf, 0
+                for first in range(0, classes, TILE):
+                    piece = min(TILE, classes - first)
+                    _load(logits, kind, NO, offset, shape, strides, first, piece, x)
+                    piece_m, piece_k = _piece_max(x, 0, piece)
+                    if piece_m > m:
+                        m, k = piece_m, first + piece_k
+                    if first <= y < first + piece:
+                        x_y = x[y - first]
+            else:
+                m, k = _piece_max(x, at, classes)
+                if y >= 0:
+                    x_y = x[at + y]
+
+            # 4. The sums over the classes. x becomes E; E_k is set to 0 meanwhile, so that T is the sum of the others.
+            sums[:] = 0.0
+            T, T_error = 0.0, 0.0
+            if long_rows:
+                for first in range(0, classes, TILE):
+                    piece = min(TILE, classes - first)
+                    _load(logits, kind, NO, offset, shape, strides, first, piece, x)
+                    if spread:
+                        _load_coefficients(
+                            target,
+                            target_kind,
+                            has_probabilities,
+                            rounded,
+                            offset,
+                            shape,
+                            strides,
+                            weight,
+                            weight_kind,
+                            eps,
+                            classes,
+                            first,
+                            u,
+                            w,
+                        )
+                        _piece_dots(x, 0, u, 0, piece, m, sums)
+                    if first <= k < first + piece:
+                        x[k - first] = -np.inf
+                    _piece_exp(x, 0, piece, m)
+                    T, T_error = _piece_sum(x, 0, piece, T, T_error)
+            else:
+                if spread:
+                    _piece_dots(x, at, u, u_at, classes, m, sums)
+                x[at + k] = -np.inf
+                _piece_exp(x, at, classes, m)
+                T, T_error = _piece_sum(x, at, classes, T, T_error)
+                x[at + k] = 1.0
+            T = T + T_error if math.isfinite(m) else np.nan
+            S = 1.0 + T
+            log_S = math.log1p(T)
+            Q = _sum_of(sums[0], sums[1])
+            dot = _sum_of(sums[2], sums[3])
+
+            # 5. The value
+            w_y = 1.0
+            if y >= 0 and weight_kind != ABSENT:
+                w_y = w[y] if not long_rows else _item(weight, weight_kind, y, one)
+            s = s_rows[r]
+            if with_value:
+                A = s * ((1.0 - eps) * w_y) if y >= 0 else 0.0
+                B = (s if y < 0 else s * (eps / classes)) if spread else 0.0
+                value = _value(A, B, m, x_y, log_S, Q, dot)
+                total, total_error = _add(total, total_error, value)
+                if z_loss > 0.0:
+                    lse = m + log_S
+                    value_z = s * z_loss * (lse * lse)
+                    total_z, total_z_error = _add(total_z, total_z_error, value_z)
+                    value += value_z
+                v_rows[r] = value
+
+            # 6. The gradient, written over E, and the Hessian: first all classes, then k and y, whose forms are others
+            if with_grad or with_hess:
+                scale = s / sum_D if mean else s
+                A = scale * ((1.0 - eps) * w_y) if y >= 0 else 0.0
+                B = (scale if y < 0 else scale * (eps / classes)) if spread else 0.0
+                z, z_hess = 0.0, 0.0
+                if z_loss > 0.0:
+                    z_hess = (s / sum_Dz if mean else s) * (2.0 * z_loss)
+                    z = z_hess * (m + log_S)
+                linear = A + B * Q + z if spread else A + z
+                for first in range(0, classes, TILE):
+                    piece = min(TILE, classes - first)
+                    if long_rows:
+                        _load(logits, kind, NO, offset, shape, strides, first, piece, x)
+                        if spread:
+                            _load_coefficients(
+                                target,
+                                target_kind,
+                                has_probabilities,
+                                rounded,
+                                offset,
+                                shape,
+                                strides,
+                                weight,
+                                weight_kind,
+                                eps,
+                                classes,
+                                first,
+                                u,
+                                w,
+                            )
+                        _piece_exp(x, 0, piece, m)
+                    has_k = first <= k < first + piece
+                    has_y = y != k and first <= y < first + piece
+                    e_y = x[at + y - first] if has_y else 0.0
+                    if has_k:
+                        x[at + k - first] = 1.0
+                    if with_hess:
+                        _piece_hess(x, at, piece, S, linear, z_hess, hess, at)
+                        if has_k:
+                            hess[at + k - first] = (linear * T + z_hess) / (S * S)
+                    if with_grad:
+                        _piece_grad(x, at, u, u_at, piece, S, linear, B, x, at)
+                        if has_k:
+                            u_k = u[u_at + k - first] if spread else 0.0
+                            x[at + k - first] = _entry_grad(1.0, u_k, True, y == k, S, T, A, B, Q, z)
+                        if has_y:
+                            u_y = u[u_at + y - first] if spread else 0.0
+                            x[at + y - first] = _entry_grad(e_y, u_y, False, True, S, T, A, B, Q, z)
+                    if long_rows:
+                        if with_grad:
+                            _store(x, piece, grads, kind, offset, shape, strides, first)
+                        if with_hess:
+                            _store(hess, piece, hessians, kind, offset, shape, strides, first)
+
+        if not long_rows:
+            if with_grad:
+                _store(x, count * classes, grads, kind, offset, shape, strides, ZERO)
+            if with_hess:
+                _store(hess, count * classes, hessians, kind, offset, shape, strides, ZERO)
+        if value_kind != ABSENT:
+            _store(v_rows, count, values, value_kind, ZERO, flat, ones, row)
+        row += count
+
+    if not mean:
+        return True, _sum_of(total, total_error) + _sum_of(total_z, total_z_error)
+    value = _quotient(total, total_error, D, D_error)
+    if z_loss > 0.0:
+        value += _quotient(total_z, total_z_error, Dz, Dz_error)
+    return True, value
+
+
+def cross_entropy(
+    verb,
+    logits,
+    target,
+    weight,
+    sample_weight,
+    ignore_index,
+    label_smoothing,
+    z_loss,
+    reduction,
+    axis,
+    num_threads,
+    out,
+):
+    shape = logits.shape
+    has_probabilities = target.dtype.name in ("float16", "bfloat16", "float32", "float64")
+    # Compared as integers of any size: outside of the labels' dtype, ignore_index equals none of them.
+    ignoring = False
+    if not has_probabilities:
+        limits = np.iinfo(target.dtype)
+        ignoring = bool(limits.min <= ignore_index <= limits.max)
+    # As the labels are read: as int64, where an uint64 from 2^63 on wraps around.
+    matched = (ignore_index + 2**63) % 2**64 - 2**63 if ignoring else 0
+    values, grad, hess = _outputs(verb, logits, shape[:axis] + shape[axis + 1 :], reduction, out)
+    good, value = _cross_entropy(
+        *_input(logits),
+        math.prod(shape[:axis]),
+        shape[axis],
+        math.prod(shape[axis + 1 :]),
+        *_input(target),
+        has_probabilities,
+        *_input(weight),
+        *_input(sample_weight),
+        ignoring,
+        matched,
+        float(label_smoothing),
+        float(z_loss),
+        reduction == "mean",
+        *_output(values),
+        _output(grad)[0],
+        _output(hess)[0],
+        verb != GRAD_AND_HESS,
+        verb != VALUE,
+        verb == GRAD_AND_HESS,
+    )
+    return _results(verb, value if values is None else values, grad, hess) if good else NotImplemented
+
+
+# --- Losses of single items -------------------------------------------------------------------------------------------
+
+
+@_jit
+def _binary_cross_entropy_with_logits(
+    logits,
+    kind,
+    size,
+    target,
+    target_kind,
+    weight,
+    weight_kind,
+    weight_offset,
+    weight_shape,
+    weight_strides,
+    pos_weight,
+    pos_weight_kind,
+    pos_weight_offset,
+    pos_weight_shape,
+    pos_weight_strides,
+    mean,
+    values,
+    value_kind,
+    grads,
+    hessians,
+    with_value,
+    with_grad,
+    with_hess,
+):
+    """With a = 1 - t, b = pos_weight t, e = exp(-|x|), L = log1p(e) and w the weight:
+
+        value  w (a softplus(x) + b softplus(-x)) = w a max(x, 0) + w b max(-x, 0) + w (a + b) L
+        grad   w (a - b e) / (1 + e) if x >= 0, else w (a e - b) / (1 + e)
+        hess   w (a + b) e / (1 + e)^2
+
+    For t = 0 and t = 1 nothing cancels, however small the loss. Return whether the targets are good, and the reduced value.
+    """
+    flat = np.array([size])
+    ones = np.ones(1, np.int64)
+    tile = min(TILE, size)
+    if target_kind < FLOAT16 and not _all_binary(target, target_kind, size):
+        return False, 0.0
+    x, t = np.empty(tile), np.empty(tile)
+    w, pos = np.ones(tile), np.ones(tile)
+    grad = np.empty(tile if with_grad else 0)
+    hess = np.empty(tile if with_hess else 0)
+    rounded = kind != FLOAT64
+    D = float(size) if mean else 1.0
+    total = error = 0.0
+    for first in range(0, size, TILE):
+        count = min(TILE, size - first)
+        _load(logits, kind, NO, ZERO, flat, ones, first, count, x)
+        _load(target, target_kind, rounded, ZERO, flat, ones, first, count, t)
+        if weight_kind != ABSENT:
+            _load(weight, weight_kind, rounded, weight_offset, weight_shape, weight_strides, first, count, w)
+        if pos_weight_kind != ABSENT:
+            _load(pos_weight, pos_weight_kind, rounded, pos_weight_offset, pos_weight_shape, pos_weight_strides, first, count, pos)
+        if with_grad:
+            for i in range(count):
+                a, b, e = 1.0 - t[i], pos[i] * t[i], _exp(-abs(x[i]), 0.0)
+                grad[i] = w[i] * ((a - b * e if x[i] >= 0.0 else a * e - b) / (1.0 + e)) / D
+        if with_hess:
+            for i in range(count):
+                a, b, e = 1.0 - t[i], pos[i] * t[i], _exp(-abs(x[i]), 0.0)
+                hess[i] = w[i] * ((a + b) * (e / ((1.0 + e) * (1.0 + e)))) / D
+        if with_value:
+            for i in range(count):
+                a, b, L = w[i] * (1.0 - t[i]), w[i] * (pos[i] * t[i]), math.log1p(_exp(-abs(x[i]), 0.0))
+                x[i] = _times(a, max(x[i], 0.0)) + _times(b, max(-x[i], 0.0)) + (a + b) * L
+                total, error = _add(total, error, x[i])
+        if value_kind != ABSENT:
+            _store(x, count, values, value_kind, ZERO, flat, ones, first)
+        if with_grad:
+            _store(grad, count, grads, kind, ZERO, flat, ones, first)
+        if with_hess:
+            _store(hess, count, hessians, kind, ZERO, flat, ones, first)
+    return True, _quotient(total, error, float(size), 0.0) if mean else _sum_of(total, error)
+
+
+@_part
+def _all_binary(target, kind, size):
+    """Whether all integers are 0 or 1."""
+    _stay_apart()
+    flat, ones = np.array([size]), np.ones(1, np.int64)
+    labels = np.empty(min(TILE, size), np.int64)
+    for first in range(0, size, TILE):
+        count = min(TILE, size - first)
+        _load_integers(target, kind, ZERO, flat, ones, first, count, labels)
+        for i in range(count):
+            if labels[i] & ~1 != 0:
+                return False
+    return True
+
+
+@_part
+def _all_probabilities(data, kind, rounded, size):
+    """Whether all items are in [0, 1], or nan."""
+    _stay_apart()
+    flat = np.array([size])
+    ones = np.ones(1, np.int64)
+    p = np.empty(min(TILE, size))
+    for first in range(0, size, TILE):
+        count = min(TILE, size - first)
+        _load(data, kind, rounded, ZERO, flat, ones, first, count, p)
+        outside = False
+        for i in range(count):
+            outside |= p[i] < 0.0 or p[i] > 1.0
+        if outside:
+            return False
+    return True
+
+
+@_jit
+def _binary_cross_entropy(
+    probs,
+    kind,
+    size,
+    target,
+    target_kind,
+    weight,
+    weight_kind,
+    weight_offset,
+    weight_shape,
+    weight_strides,
+    mean,
+    values,
+    value_kind,
+    grads,
+    hessians,
+    with_value,
+    with_grad,
+    with_hess,
+):
+    """With w the weight, P = max(p, 1e-12) and N = max(1 - p, 1e-12):
+
+        value  w (t min(-log p, 100) + (1 - t) min(-log1p(-p), 100))
+        grad   w ((1 - t) / N - t / P), which is w (p - t) / (P N) where both bounds are idle: without cancellation
+        hess   w ((1 - t) / N^2 + t / P^2)
+
+    Return whether probabilities and targets are good, and the reduced value. They are all looked at before anything is
+    written, so that the first bad one can still be named after the gradient was to go where the probabilities are.
+    """
+    rounded = kind != FLOAT64
+    if target_kind < FLOAT16 and not _all_binary(target, target_kind, size):
+        return False, 0.0
+    if not _all_probabilities(probs, kind, NO, size):
+        return False, 0.0
+    if target_kind >= FLOAT16 and not _all_probabilities(target, target_kind, rounded, size):
+        return False, 0.0
+    flat = np.array([size])
+    ones = np.ones(1, np.int64)
+    tile = min(TILE, size)
+    x, t, w = np.empty(tile), np.empty(tile), np.ones(tile)
+    grad = np.empty(tile if with_grad else 0)
+    hess = np.empty(tile if with_hess else 0)
+    D = float(size) if mean else 1.0
+    total = error = 0.0
+    for first in range(0, size, TILE):
+        count = min(TILE, size - first)
+        _load(probs, kind, NO, ZERO, flat, ones, first, count, x)
+        _load(target, target_kind, rounded, ZERO, flat, ones, first, count, t)
+        if weight_kind != ABSENT:
+            _load(weight, weight_kind, rounded, weight_offset, weight_shape, weight_strides, first, count, w)
+        if with_grad:
+            for i in range(count):
+                p, n = x[i], 1.0 - x[i]
+                if p < 1e-12 or n < 1e-12:
+                    slope = (1.0 - t[i]) / max(n, 1e-12) - t[i] / max(p, 1e-12)
+                else:
+                    slope = (p - t[i]) / (p * n)
+                grad[i] = w[i] * slope / D
+        if with_hess:
+            for i in range(count):
+                p = x[i] if not x[i] < 1e-12 else 1e-12  # written so that nan stays nan
+                n = 1.0 - x[i] if not 1.0 - x[i] < 1e-12 else 1e-12
+                hess[i] = w[i] * ((1.0 - t[i]) / (n * n) + t[i] / (p * p)) / D
+        if with_value:
+            for i in range(count):
+                yes, no = -math.log(x[i]), -math.log1p(-x[i])
+                yes = 100.0 if yes > 100.0 else yes
+                no = 100.0 if no > 100.0 else no
+                x[i] = w[i] * (t[i] * yes + (1.0 - t[i]) * no)
+                total, error = _add(total, error, x[i])
+        if value_kind != ABSENT:
+            _store(x, count, values, value_kind, ZERO, flat, ones, first)
+        if with_grad:
+            _store(grad, count, grads, kind, ZERO, flat, ones, first)
+        if with_hess:
+            _store(hess, count, hessians, kind, ZERO, flat, ones, first)
+    return True, _quotient(total, error, float(size), 0.0) if mean else _sum_of(total, error)
+
+
+@_jit
+def _mse_loss(
+    input,
+    kind,
+    size,
+    target,
+    target_kind,
+    weight,
+    weight_kind,
+    mean,
+    values,
+    value_kind,
+    grads,
+    hessians,
+    with_value,
+    with_grad,
+    with_hess,
+):
+    """With d = x - t: value w d^2, grad 2 w d, hess 2 w. Return the reduced value; its denominator is the sum of w.
+
+    All rounding errors of an item are carried: d + d_error is the difference, d^2 + square_error the square, and so on. Of
+    their sum only what the item itself cannot hold goes into the reduced value by way of `rests`.
+    """
+    flat = np.array([size])
+    ones = np.ones(1, np.int64)
+    tile = min(TILE, size)
+    x, t, w = np.empty(tile), np.empty(tile), np.ones(tile)
+    rests = np.empty(tile if with_value else 0)
+    rounded = kind != FLOAT64
+    D, D_error = 1.0, 0.0
+    if mean:
+        D = float(size)
+        if weight_kind != ABSENT:
+            D, D_error = _sum_all(weight, weight_kind, rounded, size, w)
+    half_D = 0.5 * _sum_of(D, D_error)
+    total = error = 0.0
+    for first in range(0, size, TILE):
+        count = min(TILE, size - first)
+        _load(input, kind, NO, ZERO, flat, ones, first, count, x)
+        _load(target, target_kind, rounded, ZERO, flat, ones, first, count, t)
+        if weight_kind != ABSENT:
+            _load(weight, weight_kind, rounded, ZERO, flat, ones, first, count, w)
+        if with_value:
+            for i in range(count):
+                d = x[i] - t[i]
+                part = d - x[i]
+                d_error = (x[i] - (d - part)) - (t[i] + part)
+                square, square_error = _multiply(d, d)
+                item, item_error = _multiply(w[i], square)
+                item_error += w[i] * (square_error + 2.0 * d * d_error)
+                value = item + item_error
+                rest = (item - value) + item_error
+                finite = math.isfinite(rest)
+                t[i], rests[i] = value if finite else w[i] * (d * d), rest if finite else 0.0
+                x[i] = d
+            total, error = _piece_sum(t, 0, count, total, error)
+            for i in range(count):
+                error += rests[i]
+        elif with_grad:
+            for i in range(count):
+                x[i] -= t[i]
+        if value_kind != ABSENT:
+            _store(t, count, values, value_kind, ZERO, flat, ones, first)
+        if with_grad:
+            for i in range(count):
+                x[i] = w[i] * x[i] / half_D
+            _store(x, count, grads, kind, ZERO, flat, ones, first)
+        if with_hess:
+            for i in range(count):
+                t[i] = w[i] / half_D
+            _store(t, count, hessians, kind, ZERO, flat, ones, first)
+    return _quotient(total, error, D, D_error) if mean else _sum_of(total, error)
+
+
+def binary_cross_entropy_with_logits(verb, logits, target, weight, pos_weight, reduction, num_threads, out):
+    values, grad, hess = _outputs(verb, logits, logits.shape, reduction, out)
+    good, value = _binary_cross_entropy_with_logits(
+        *_input(logits),
+        logits.size,
+        *_input(target),
+        *_strided_input(weight),
+        *_strided_input(pos_weight),
+        reduction == "mean",
+        *_output(values),
+        _output(grad)[0],
+        _output(hess)[0],
+        verb != GRAD_AND_HESS,
+        verb != VALUE,
+        verb == GRAD_AND_HESS,
+    )
+    return _results(verb, value if values is None else values, grad, hess) if good else NotImplemented
+
+
+def binary_cross_entropy(verb, probs, target, weight, reduction, num_threads, out):
+    values, grad, hess = _outputs(verb, probs, probs.shape, reduction, out)
+    good, value = _binary_cross_entropy(
+        *_input(probs),
+        probs.size,
+        *_input(target),
+        *_strided_input(weight),
+        reduction == "mean",
+        *_output(values),
+        _output(grad)[0],
+        _output(hess)[0],
+        verb != GRAD_AND_HESS,
+        verb != VALUE,
+        verb == GRAD_AND_HESS,
+    )
+    return _results(verb, value if values is None else values, grad, hess) if good else NotImplemented
+
+
+def mse_loss(verb, input, target, weight, reduction, num_threads, out):
+    values, grad, hess = _outputs(verb, input, input.shape, reduction, out)
+    value = _mse_loss(
+        *_input(input),
+        input.size,
+        *_input(target),
+        *_input(weight),
+        reduction == "mean",
+        *_output(values),
+        _output(grad)[0],
+        _output(hess)[0],
+        verb != GRAD_AND_HESS,
+        verb != VALUE,
+        verb == GRAD_AND_HESS,
+    )
+    return _results(verb, value if values is None else values, grad, hess)
+
+
+# --- Functions of one array -------------------------------------------------------------------------------------------
+
+SOFTMAX, LOG_SOFTMAX, LOGSUMEXP = range(3)
+SIGMOID, LOG_SIGMOID, SOFTPLUS = range(3)
+
+
+@_jit
+def _rowwise(which, array, kind, outer, classes, inner, result):
+    """softmax E_c / S, log_softmax (x_c - m) - log S, logsumexp m + log S of rows whose items lie `inner` apart."""
+    rows = outer * inner
+    tile_rows = max(1, TILE // classes)
+    x = np.empty(min(TILE, max(rows, 1) * classes))
+    y = np.empty(x.size if which == LOG_SOFTMAX else 0)  # the logits, while x holds E
+    lse = np.empty(tile_rows)
+    flat = np.array([rows])
+    ones = np.ones(1, np.int64)
+    long_rows = classes > TILE
+    shape = np.empty(2, np.int64)
+    strides = np.empty(2, np.int64)
+    row = ZERO
+    while row < rows:
+        if inner == 1:
+            count = min(tile_rows, rows - row)
+            offset = row * classes
+            shape[0], shape[1], strides[0], strides[1] = 1, count * classes, 0, 1
+        else:
+            count = min(tile_rows, inner - row % inner)
+            offset = row // inner * classes * inner + row % inner
+            shape[0], shape[1], strides[0], strides[1] = count, classes, 1, inner
+        if not long_rows:
+            _load(array, kind, NO, offset, shape, strides, ZERO, count * classes, x)
+            if which == LOG_SOFTMAX:
+                y[: count * classes] = x[: count * classes]
+        for r in range(count):
+            at = 0 if long_rows else r * classes
+            m, k = -np.inf, 0
+            for first in range(0, classes, TILE):
+                piece = min(TILE, classes - first)
+                if long_rows:
+                    _load(array, kind, NO, offset, shape, strides, first, piece, x)
+                piece_m, piece_k = _piece_max(x, at, piece)
+                if piece_m > m:
+                    m, k = piece_m, first + piece_k
+            T, T_error = 0.0, 0.0
+            has_nan = False
+            for first in range(0, classes, TILE):
+                piece = min(TILE, classes - first)
+                if long_rows:
+                    _load(array, kind, NO, offset, shape, strides, first, piece, x)
+                if not math.isfinite(m):
+                    for i in range(at, at + piece):
+                        has_nan |= x[i] != x[i]
+                if first <= k < first + piece:
+                    x[at + k - first] = -np.inf
+                _piece_exp(x, at, piece, m)
+                T, T_error = _piece_sum(x, at, piece, T, T_error)
+            T = T + T_error if math.isfinite(m) else np.nan
+            log_S = math.log1p(T)
+            S = 1.0 + T
+            if which == LOGSUMEXP:
+                # inf and -inf are their own logsumexp
+                lse[r] = m + log_S if math.isfinite(m) else (np.nan if has_nan else m)
+                continue
+            for first in range(0, classes, TILE):
+                piece = min(TILE, classes - first)
+                if which == SOFTMAX:
+                    if long_rows:
+                        _load(array, kind, NO, offset, shape, strides, first, piece, x)
+                        _piece_exp(x, at, piece, m)
+                    if first <= k < first + piece:
+                        x[at + k - first] = 1.0
+                    for i in range(at, at + piece):
+                        x[i] /= S
+                else:
+                    if long_rows:
+                        _load(array, kind, NO, offset, shape, strides, first, piece, y)
+                    for i in range(at, at + piece):
+                        d = y[i] - m
+                        part = d - y[i]
+                        error = (y[i] - (d - part)) - (m + part)
+                        x[i] = d - (log_S - error if math.isfinite(error) else log_S)
+                if long_rows:
+                    _store(x, piece, result, kind, offset, shape, strides, first)
+        if which == LOGSUMEXP:
+            _store(lse, count, result, kind, ZERO, flat, ones, row)
+        elif not long_rows:
+            _store(x, count * classes, result, kind, offset, shape, strides, ZERO)
+        row += count
+
+
+@_jit
+def _itemwise(which, array, kind, size, result):
+    """With e = exp(-|x|): sigmoid 1 / (1 + e) or e / (1 + e), softplus max(x, 0) + log1p(e), log_sigmoid min(x, 0) -
+    log1p(e)."""
+    flat = np.array([size])
+    ones = np.ones(1, np.int64)
+    x = np.empty(min(TILE, size))
+    for first in range(0, size, TILE):
+        count = min(TILE, size - first)
+        _load(array, kind, NO, ZERO, flat, ones, first, count, x)
+        if which == SIGMOID:
+            for i in range(count):
+                e = _exp(-abs(x[i]), 0.0)
+                x[i] = (1.0 if x[i] >= 0.0 else e) / (1.0 + e)
+        elif which == SOFTPLUS:
+            for i in range(count):
+                x[i] = (x[i] if x[i] > 0.0 else 0.0) + math.log1p(_exp(-abs(x[i]), 0.0))
+        else:
+            for i in range(count):
+                x[i] = (x[i] if x[i] < 0.0 else 0.0) - math.log1p(_exp(-abs(x[i]), 0.0))
+        _store(x, count, result, kind, ZERO, flat, ones, first)
+
+
+def _function_of_rows(which, x, axis, out):
+    shape = x.shape
+    if out is None:
+        out = np.empty(shape[:axis] + shape[axis + 1 :] if which == LOGSUMEXP else shape, x.dtype)
+    before, after = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
+    _rowwise(which, *_input(x), before, shape[axis], after, _output(out)[0])
+    return out
+
+
+def _function_of_items(which, x, out):
+    if out is None:
+        out = np.empty_like(x)
+    _itemwise(which, *_input(x), x.size, _output(out)[0])
+    return out
+
+
+def softmax(x, axis, num_threads, out):
+    return _function_of_rows(SOFTMAX, x, axis, out)
+
+
+def log_softmax(x, axis, num_threads, out):
+    return _function_of_rows(LOG_SOFTMAX, x, axis, out)
+
+
+def logsumexp(x, axis, num_threads, out):
+    return _function_of_rows(LOGSUMEXP, x, axis, out)
+
+
+def sigmoid(x, num_threads, out):
+    return _function_of_items(SIGMOID, x, out)
+
+
+def log_sigmoid(x, num_threads, out):
+    return _function_of_items(LOG_SIGMOID, x, out)
+
+
+def softplus(x, num_threads, out):
+    return _function_of_items(SOFTPLUS, x, out)
+
+
+# --- Between arrays and bytes -----------------------------------------------------------------------------------------
+
+
+def _read_only(data):
+    # Of the same type for every input: otherwise a read-only array would have all kernels compiled again.
+    data.flags.writeable = False
+    return data
+
+
+def _input(array):
+    """The bytes of a C-contiguous array or None, and what they mean."""
+    if array is None:
+        return _NO_INPUT, ABSENT
+    return _read_only(array.reshape(-1).view(np.uint8)), KINDS[array.dtype.name]
+
+
+def _output(array):
+    if array is None:
+        return _NO_OUTPUT, ABSENT
+    return array.reshape(-1).view(np.uint8), KINDS[array.dtype.name]
+
+
+def _strided_input(array):
+    """The bytes, their meaning, and the offset, shape and strides, in items, of an array of any strides, or of None."""
+    if array is None:
+        return _NO_INPUT, ABSENT, 0, _NO_AXES, _NO_AXES
+    kind = KINDS[array.dtype.name]
+    itemsize = array.itemsize
+    if array.flags.c_contiguous:
+        return _read_only(array.reshape(-1).view(np.uint8)), kind, 0, np.array([array.size]), _NO_AXES
+    # Axes that can be walked over as one become one
+    shape, strides = [], []
+    for length, stride in zip(array.shape, array.strides, strict=True):
+        if length == 1:
+            continue
+        if shape and strides[-1] == stride * length:
+            shape[-1], strides[-1] = shape[-1] * length, stride
+        else:
+            shape.append(length)
+            strides.append(stride)
+    # The bytes start at the lowest address: that of the last item along an axis of negative stride
+    spans = [stride * (length - 1) for length, stride in zip(shape, strides, strict=True)]
+    lowest = array[tuple(slice(-1, None) if stride < 0 else slice(0, 1) for stride in array.strides)]
+    extent = sum(abs(span) for span in spans) + itemsize
+    data = np.lib.stride_tricks.as_strided(lowest.reshape(-1).view(np.uint8), (extent,), (1,), writeable=False)
+    offset = -sum(span for span in spans if span < 0) // itemsize
+    return _read_only(data), kind, offset, np.array(shape), np.array(strides) // itemsize
+
+
+def _outputs(verb, array, value_shape, reduction, out):
+    """The arrays to write to: values per row or item, gradient and Hessian; None where there are none."""
+    values = grad = hess = None
+    if verb != GRAD_AND_HESS and reduction == "none":
+        values = np.empty(value_shape, np.float64 if array.dtype == np.float64 else np.float32)
+    if verb == GRAD_AND_HESS:
+        grad, hess = (None, None) if out is None else out
+        hess = np.empty(array.shape, array.dtype) if hess is None else hess
+    elif verb != VALUE:
+        grad = out
+    if verb != VALUE and grad is None:
+        grad = np.empty(array.shape, array.dtype)
+    return values, grad, hess
+
+
+def _results(verb, value, grad, hess):
+    if verb == VALUE:
+        return value
+    return (grad, hess) if verb == GRAD_AND_HESS else (value, grad)
+
+
+_NO_INPUT = _read_only(np.empty(0, np.uint8))
+_NO_OUTPUT = np.empty(0, np.uint8)
+_NO_AXES = np.ones(1, np.int64)

@@ -1,0 +1,220 @@
+"""The same bits for any number of threads, alignment, batch and instruction set.
+
+Threads are only woken for work that is worth it, so the arrays here are large: a few milliseconds.
+"""
+
+import contextvars
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cases import (
+    DTYPES,
+    KINDS,
+    LOSSES,
+    VERBS,
+    Key,
+    call,
+    draw,
+    evaluate,
+    normal_logits,
+    numpy_dtype,
+    option_subsets,
+    same_bits,
+)
+
+import fusedloss as fl
+
+THREADS = (1, 2, 3, 7, 16)
+
+ROW_LOSS_SHAPES = (
+    ((100_001, 3), -1),  # rows side by side in lanes
+    ((20_011, 33), -1),
+    ((301, 2047), -1),
+    ((3, 250_000), -1),  # rows cut into columns, which threads share
+    ((1, 500_003), -1),
+    ((20, 100, 301), 1),  # classes far from each other
+    ((400_001,), 0),
+)
+ITEM_LOSS_SHAPES = (((1_000_003,), -1),)
+
+CASES = [
+    pytest.param(
+        Key(loss, kind, shape, options=options, axis=axis),
+        id=f"{loss}-{kind}-{shape}-{axis}-{'all' if options else 'no'} options",
+    )
+    for loss in LOSSES
+    for kind in KINDS[loss]
+    for shape, axis in (ROW_LOSS_SHAPES if loss == "cross_entropy" else ITEM_LOSS_SHAPES)
+    for options in ((), option_subsets(loss, kind)[-1])
+]
+
+
+@pytest.mark.parametrize("key", CASES)
+def test_any_number_of_threads_gives_the_same_bits(key, compiled):
+    for reduction, dtype in (("mean", "float32"), ("none", "float64"), ("sum", "float16")):
+        typed = Key(key.loss, key.kind, key.shape, dtype, key.options, key.axis)
+        for verb in VERBS:
+            one = evaluate(typed, verb, reduction, num_threads=1)
+            for count in THREADS[1:]:
+                many = evaluate(typed, verb, reduction, num_threads=count)
+                assert same_bits(one, many), (typed, verb, reduction, count)
+    draw.cache_clear()  # these are large
+
+
+@pytest.mark.parametrize(
+    "name", ["softmax", "log_softmax", "logsumexp", "sigmoid", "log_sigmoid", "softplus"]
+)
+def test_functions_give_the_same_bits_with_any_number_of_threads(name, compiled):
+    function = getattr(fl, name)
+    rng = np.random.default_rng(1)
+    for shape in ((300_001, 3), (301, 2047), (1, 700_003), (1_000_001,)):
+        x = normal_logits(rng, shape, "float32")
+        one = function(x, num_threads=1)
+        for count in THREADS[1:]:
+            assert same_bits(one, function(x, num_threads=count)), (shape, count)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads in /proc")
+def test_several_threads_do_run(compiled):
+    """Without this the tests above might compare one thread with one thread."""
+    if not fl.runtime_info()["openmp"]:
+        pytest.skip("compiled without OpenMP")
+    x = np.zeros((2000, 1000), "float32")
+    fl.cross_entropy.value_and_grad(x, np.zeros(2000, int), num_threads=5)
+    assert len(os.listdir("/proc/self/task")) >= 5
+
+
+def test_the_setting_does_not_change_bits_either(compiled):
+    key = Key("cross_entropy", "indices", (20_011, 33), options=("weight", "z_loss"))
+    one = evaluate(key, "value_and_grad", "mean", num_threads=1)
+    try:
+        for count in THREADS:
+            fl.set_num_threads(count)
+            assert fl.get_num_threads() == count
+            assert same_bits(one, evaluate(key, "value_and_grad", "mean"))
+    finally:
+        fl.set_num_threads(None)
+
+
+# --------------------------------------------------------------------------------- alignment
+
+
+def at_offset(array, items):
+    """A copy that starts that many items after a 64-byte boundary."""
+    size = array.dtype.itemsize
+    raw = np.zeros(array.nbytes + 64 + 16 * size, "u1")
+    start = -raw.ctypes.data % 64 + items * size
+    view = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    view[...] = array
+    return view
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("loss", "kind"), [(loss, kind) for loss in LOSSES for kind in KINDS[loss]]
+)
+def test_any_alignment_of_inputs_and_output_gives_the_same_bits(loss, kind, dtype, backend):
+    shapes = ((7, 3), (3, 37), (2, 1500)) if loss == "cross_entropy" else ((45,), (3001,))
+    for shape in shapes:
+        key = Key(loss, kind, shape, dtype, option_subsets(loss, kind)[-1])
+        case = draw(key)
+        plain = evaluate(key, "value_and_grad", "mean")
+        for offset in range(16):
+            given = {
+                name: at_offset(value, 15 - offset) if isinstance(value, np.ndarray) else value
+                for name, value in case.options.items()
+            }
+            got = call(
+                loss,
+                "value_and_grad",
+                at_offset(case.input, offset),
+                at_offset(case.target, offset // 2),
+                out=at_offset(np.zeros(shape, numpy_dtype(dtype)), (3 * offset) % 16),
+                **given,
+            )
+            assert same_bits(got, plain), (key, offset)
+
+
+# ------------------------------------------------------------------------------------- batches
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("classes", [1, 2, 3, 7, 15, 16, 17, 33, 100, 1000, 5000])
+def test_a_row_does_not_depend_on_its_batch(classes, dtype, compiled):
+    """Alone, in a few, among many, with one thread or several: the same loss and gradient."""
+    rng = np.random.default_rng(classes)
+    rows = min(3000, 400_000 // classes)
+    x = normal_logits(rng, (rows, classes), dtype)
+    labels = rng.integers(classes, size=rows)
+    options = {"label_smoothing": 0.1, "z_loss": 0.01, "reduction": "none"}
+    for more in ({}, options):
+        more = {**more, "reduction": "none"}
+        value, grad = fl.cross_entropy.value_and_grad(x, labels, **more)
+        _, hess = fl.cross_entropy.grad_and_hess(x, labels, **more)
+        for start, count in ((0, 1), (5, 1), (3, 2), (1, 15), (7, 16), (2, 17), (11, 40)):
+            part = slice(start, start + count)
+            got = fl.cross_entropy.value_and_grad(x[part], labels[part], **more)
+            assert same_bits(got[0], value[part]), (start, count)
+            assert same_bits(got[1], grad[part]), (start, count)
+            got = fl.cross_entropy.grad_and_hess(x[part], labels[part], **more)
+            assert same_bits(got[1], hess[part]), (start, count)
+
+
+# --------------------------------------------------------------------------------- side by side
+
+
+def test_calls_from_several_python_threads_do_not_disturb_each_other(backend):
+    """Each with OpenMP threads of its own; the results are those of calls one by one."""
+    keys = [
+        Key(loss, kind, shape, dtype, option_subsets(loss, kind)[-1])
+        for loss in LOSSES
+        for kind in KINDS[loss]
+        for shape in ((4001, 13), (5, 9))
+        for dtype in ("float32", "float16")
+    ]
+    jobs = [(key, verb, count) for key in keys for verb in VERBS for count in (1, 3)]
+    expected = [evaluate(key, verb, "mean", num_threads=count) for key, verb, count in jobs]
+
+    def work(job):
+        key, verb, count = job
+        return evaluate(key, verb, "mean", num_threads=count)
+
+    with ThreadPoolExecutor(4) as pool:
+        # The backend belongs to the context, which a new thread does not inherit by itself.
+        futures = [pool.submit(contextvars.copy_context().run, work, job) for job in jobs * 2]
+        got = [future.result() for future in futures]
+    for job, one, other in zip(jobs * 2, got, expected * 2, strict=True):
+        assert same_bits(one, other), job
+
+
+# ------------------------------------------------------------------------------ other processes
+
+
+def digest_with(**environment):
+    run = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("digest.py"))],
+        env={**os.environ, "FUSEDLOSS_BACKEND": "cython", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout.strip()
+
+
+def test_every_instruction_set_gives_the_same_bits(compiled):
+    """One hash for all levels that this CPU can run and that were built."""
+    levels = {"x86-64-v4": ("x86-64-v3", "x86-64-v4")}.get(fl.runtime_info()["detected_isa"], ())
+    if len(levels) < 2:
+        pytest.skip("this CPU runs one level only")
+    hashes = {
+        level: digest_with(FUSEDLOSS_ISA=level, FUSEDLOSS_NUM_THREADS=threads)
+        for level, threads in zip(levels, ("3", "1"), strict=True)
+    }
+    assert len(set(hashes.values())) == 1, hashes

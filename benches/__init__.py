@@ -1,1 +1,3 @@
-"""The speed of the losses beside that of other libraries: `./ci/bench`, or `python -m benches`. See README.md."""
+"""The speed of the losses beside that of other libraries: `./ci/bench`, or `python -m benches`. See
+README.md.
+"""

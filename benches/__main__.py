@@ -1,4 +1,6 @@
-"""Run the benches and report: `python -m benches [--smoke | --quick | --full]`; `./ci/bench` sets up and calls this."""
+"""Run the benches and report: `python -m benches [--smoke | --quick | --full]`; `./ci/bench` sets
+up and calls this.
+"""
 
 import argparse
 import contextlib
@@ -23,21 +25,46 @@ def parse(arguments):
         ("full", "all shapes, dtypes and functions: half an hour and up to 8 GB"),
     ):
         plan.add_argument(f"--{name}", dest="plan", action="store_const", const=name, help=text)
-    parser.add_argument("--without-peers", action="store_true", help="only the backends of fusedloss")
-    parser.add_argument("--only", default="", metavar="PATTERN", help="only the rows whose title this pattern finds")
-    parser.add_argument("--threads", type=int, default=None, help="threads of every library (default: the usable CPUs)")
-    parser.add_argument("--out", type=Path, default=HERE.parent / "out" / "bench", help="folder of JSON, report and plots")
-    parser.add_argument("--commit-report", action="store_true", help="write the report to benches/RESULTS.md as well")
+    parser.add_argument(
+        "--without-peers", action="store_true", help="only the backends of fusedloss"
+    )
+    parser.add_argument(
+        "--only", default="", metavar="PATTERN", help="only the rows whose title this pattern finds"
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=None,
+        help="threads of every library (default: the usable CPUs)",
+    )
+    parser.add_argument(
+        "--turns", type=int, default=None, help="how often every contender has its turn"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=HERE.parent / "out" / "bench",
+        help="folder of JSON, report and plots",
+    )
+    parser.add_argument(
+        "--commit-report",
+        action="store_true",
+        help="write the report to benches/RESULTS.md as well",
+    )
     parser.add_argument("--from-json", type=Path, help="run nothing: report on an earlier run")
     options = parser.parse_args(arguments)
     options.plan = options.plan or "quick"
-    if options.threads is not None and options.threads < 1:
-        parser.error(f"--threads must be at least 1, not {options.threads}")
+    for name in ("threads", "turns"):
+        number = getattr(options, name)
+        if number is not None and number < 1:
+            parser.error(f"--{name} must be at least 1, not {number}")
     return options
 
 
 def run(options, json_path, log_path, console):
-    """Run the plan with pytest; its own output goes to the log. Gives the tests that failed, or raises SystemExit."""
+    """Run the plan with pytest; its own output goes to the log. Gives the tests that failed, or
+    raises SystemExit.
+    """
     # Before pytest, NumPy or anything else that counts threads is imported.
     machine.limit_threads(options.threads or machine.usable_cpus())
     import pytest
@@ -53,11 +80,17 @@ def run(options, json_path, log_path, console):
         f"--benchmark-json={json_path}",
         "--benchmark-disable-gc",
     ]
-    if options.threads:
-        arguments.append(f"--threads={options.threads}")
+    for name in ("threads", "turns"):
+        if getattr(options, name):
+            arguments.append(f"--{name}={getattr(options, name)}")
     if options.without_peers:
         arguments.append("--without-peers")
-    with Progress(console) as progress, open(log_path, "w") as log, contextlib.redirect_stdout(log):
+    with (
+        Progress(console) as progress,
+        open(log_path, "w", encoding="utf-8") as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+    ):
         status = pytest.main(arguments, plugins=[progress])
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         sys.exit(f"pytest ended with status {int(status)}; {log_path} says why")
@@ -68,9 +101,9 @@ def main(arguments=None):
     options = parse(arguments)
     options.out = options.out.resolve()
     options.out.mkdir(parents=True, exist_ok=True)
-    console = Console()
+    console = Console(file=sys.stdout)  # this one, also while pytest's output goes elsewhere
     if not console.is_terminal:
-        console = Console(width=120)
+        console = Console(file=sys.stdout, width=120)
     json_path = options.from_json or options.out / f"{options.plan}.json"
     failures = {}
     if not options.from_json:

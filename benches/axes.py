@@ -1,7 +1,8 @@
 """The axes of the benches: what is computed, which of its results, on what dtype, shape and target.
 
-A case is one point of the product of these axes; every contender runs every case that it can. Three sets of cases are
-drawn from the product: `smoke` proves that the benches run, `quick` compares in seconds, `full` is the published table.
+A case is one point of the product of these axes; every contender runs every case that it can. Three
+sets of cases are drawn from the product: `smoke` proves that the benches run, `quick` compares in
+seconds, `full` is the published table.
 """
 
 import math
@@ -15,8 +16,9 @@ AXIS_FUNCTIONS = ("softmax", "log_softmax", "logsumexp")
 POINTWISE_FUNCTIONS = ("sigmoid", "log_sigmoid", "softplus")
 FUNCTIONS = AXIS_FUNCTIONS + POINTWISE_FUNCTIONS
 
-# How memory is met. small: a call's overhead; cached: the same buffers again and again; streamed: several sets of buffers
-# in turn, so that together they are many times the last-level cache and every round reads from memory.
+# How memory is met. small: a call's overhead; cached: the same buffers again and again; streamed:
+# several sets of buffers in turn, so that together they are many times the last-level cache and
+# every round reads from memory.
 SMALL, CACHED, STREAMED = "small", "cached", "streamed"
 
 ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "int64": 8, "uint8": 1}

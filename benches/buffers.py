@@ -1,4 +1,6 @@
-"""The arrays that contenders read and write: made once, touched before the clock starts, and used again."""
+"""The arrays that contenders read and write: made once, touched before the clock starts, and used
+again.
+"""
 
 import math
 from functools import cached_property
@@ -7,7 +9,8 @@ import numpy as np
 
 from . import axes
 
-# Streamed cases: all sets of buffers together are this many times the last-level cache, or as near as the limit allows.
+# Streamed cases: all sets of buffers together are this many times the last-level cache, or as near
+# as the limit allows.
 CACHE_MULTIPLE = 8
 ROTATION_LIMIT = 2**29
 
@@ -57,7 +60,9 @@ class Buffers:
 
 
 def make_sets(case, last_level_cache):
-    """The sets of buffers of a case: one, or, if it streams, enough of them that no cache holds what comes next."""
+    """The sets of buffers of a case: one, or, if it streams, enough of them that no cache holds
+    what comes next.
+    """
     sets = [_make(case)]
     if case.memory == axes.STREAMED:
         wanted = math.ceil(CACHE_MULTIPLE * last_level_cache / case.bytes_read)
@@ -67,7 +72,8 @@ def make_sets(case, last_level_cache):
 
 
 def _make(case):
-    """Data like users' data: logits of spread 2 with a few outliers; labels and targets that follow from nothing.
+    """Data like users' data: logits of spread 2 with a few outliers; labels and targets that follow
+    from nothing.
 
     Uniform or enormous logits would make nearly all probabilities zero, and time underflow.
     """

@@ -1,4 +1,6 @@
-"""Verify, then time: every result is held against the reference backend, in float64, before its clock may start."""
+"""Verify, then time: every result is held against the reference backend, in float64, before its
+clock may start.
+"""
 
 import math
 
@@ -46,8 +48,8 @@ def verify(case, contender, outcome, expected):
 def tolerance(case, contender, part):
     """How far a result may lie from the reference, relative to the largest entry.
 
-    For ours this catches a wrong result, not a lost bit: the error bounds are held by the tests. Peers add up in the
-    input's precision, and some compute in 16 bits.
+    For ours this catches a wrong result, not a lost bit: the error bounds are held by the tests.
+    Peers add up in the input's precision, and some compute in 16 bits.
     """
     if case.dtype in HALF_TOLERANCES:
         if not contender.ours:
@@ -59,7 +61,8 @@ def tolerance(case, contender, part):
 
 
 def largest_error(actual, expected):
-    """The largest difference over the largest expected entry; nan if there is one, inf if the shapes differ.
+    """The largest difference over the largest expected entry; nan if there is one, inf if the
+    shapes differ.
 
     In pieces, so that no temporary has the arrays' size.
     """

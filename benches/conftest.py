@@ -1,6 +1,7 @@
 """The options of the bench suite and the objects that live as long as a run."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -15,6 +16,7 @@ def pytest_addoption(parser):
     group = parser.getgroup("fusedloss benches")
     group.addoption("--plan", choices=sorted(PLANS), default="quick", help="the set of cases")
     group.addoption("--threads", type=int, default=None, help="threads of every library")
+    group.addoption("--turns", type=int, default=None, help="turns instead of the plan's")
     group.addoption("--without-peers", action="store_true", help="only the backends of fusedloss")
     group.addoption("--work-folder", default=None, help="where the compiled roof may lie")
     group.addoption("--only", default="", help="run the cases whose title this pattern finds")
@@ -33,7 +35,8 @@ def pytest_configure(config):
     ours, absent = backends(threads_of(config))
     others, missing = ([], {}) if config.getoption("--without-peers") else peers(threads_of(config))
     config.stash[CONTENDERS] = ours + others, absent | missing
-    config.stash[PLAN] = PLANS[config.getoption("--plan")]
+    plan = PLANS[config.getoption("--plan")]
+    config.stash[PLAN] = replace(plan, turns=config.getoption("--turns") or plan.turns)
 
 
 def pytest_generate_tests(metafunc):
@@ -68,3 +71,4 @@ def pytest_benchmark_generate_machine_info(config):
 def pytest_benchmark_update_json(config, benchmarks, output_json):
     output_json["machine_info"]["peak_memory"] = machine.peak_memory()
     output_json["plan"] = config.getoption("--plan")
+    output_json["only"] = config.getoption("--only")

@@ -1,10 +1,13 @@
 """Who runs: the backends of fusedloss, then the peers. All answer the same three questions.
 
 - `runs(case)`: can it compute this, and is it worth a row?
-- `calls(case, sets)`: one callable without arguments per set of buffers, everything converted beforehand;
-- `outcome(case, raw)`: what a call returned, as named arrays, to be checked before the clock starts.
+- `calls(case, sets)`: one callable without arguments per set of buffers, everything converted
+  beforehand;
+- `outcome(case, raw)`: what a call returned, as named arrays, to be checked before the clock
+  starts.
 
-`settings()` is a context to call in: threads and backend are chosen there, outside of the timed call.
+`settings()` is a context to call in: threads and backend are chosen there, outside of the timed
+call.
 """
 
 from contextlib import contextmanager, nullcontext
@@ -27,7 +30,9 @@ def named(case, raw):
 
 @dataclass(frozen=True)
 class Backend:
-    """One backend of fusedloss. `gradient` says where value_and_grad puts its gradient: "out", "new" or "in place"."""
+    """One backend of fusedloss. `gradient` says where value_and_grad puts its gradient: "out",
+    "new" or "in place".
+    """
 
     name: str
     backend: str

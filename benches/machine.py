@@ -1,15 +1,19 @@
-"""What the figures were made on, without names of hosts or folders; and one thread count for everybody."""
+"""What the figures were made on, without names of hosts or folders; and one thread count for
+everybody.
+"""
 
 import os
 import platform
 import re
 import sys
+import timeit
 from importlib import metadata
 from pathlib import Path
 
 LIBRARIES = ("numpy", "numba", "scipy", "scikit-learn", "torch", "jax", "ml_dtypes")
 
-# Read once, when each library loads: OpenMP (ours, torch, scikit-learn), BLAS, Numba, and the pool of XLA on the CPU.
+# Read once, when each library loads: OpenMP (ours, torch, scikit-learn), BLAS, Numba, and the pool
+# of XLA on the CPU.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "NPROC")
 
 FALLBACK_CACHE = 32 * 2**20
@@ -38,7 +42,9 @@ def _first_line(path, pattern):
 
 
 def cpu_name():
-    return _first_line("/proc/cpuinfo", r"^model name\s*:(.*)$") or platform.processor() or "unknown"
+    return (
+        _first_line("/proc/cpuinfo", r"^model name\s*:(.*)$") or platform.processor() or "unknown"
+    )
 
 
 def cpu_signature():
@@ -86,13 +92,22 @@ def versions():
 
 
 def peak_memory():
-    """The largest resident size of this process so far, in bytes; 0 where the system does not say."""
+    """The largest resident size of this process so far, in bytes; 0 if the system does not say."""
     try:
         import resource
     except ImportError:
         return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def empty_call_seconds():
+    """What the loop around a timed call costs, as part of every time: that of a function that does
+    nothing.
+    """
+    loops = 10_000
+    times = timeit.repeat("call()", globals={"call": lambda: None}, number=loops, repeat=5)
+    return min(times) / loops
 
 
 def describe(threads):
@@ -114,5 +129,6 @@ def describe(threads):
         "isa": str(info.get("isa") or "none"),
         "openmp": str(info.get("openmp") or "none"),
         "versions": versions(),
+        "empty_call": empty_call_seconds(),
         "load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0,
     }

@@ -1,7 +1,8 @@
 """The peers: what a user would write with another library, and nothing slower.
 
-Each is given its inputs in the types it wants, converted before the clock starts, keeps `out=` where it offers one, and
-runs on as many threads as we do where it has any. NumPy and SciPy compute on one.
+Each is given its inputs in the types it wants, converted before the clock starts, keeps `out=`
+where it offers one, and runs on as many threads as we do where it has any. NumPy and SciPy compute
+on one.
 """
 
 from functools import partial
@@ -14,7 +15,9 @@ from .contenders import named, unchanged
 
 
 class Peer:
-    """A library. `recipes` has a function of `arguments(...)` for each (work, verb) that the library can do."""
+    """A library. `recipes` has a function of `arguments(...)` for each (work, verb) that the
+    library can do.
+    """
 
     name = ""
     dtypes = ("float32", "float64")
@@ -51,7 +54,9 @@ def _float_target(case, buffers):
 
 
 class _NumPyLike(Peer):
-    """Arguments as NumPy and SciPy users have them; class labels come with the row numbers that index them."""
+    """Arguments as NumPy and SciPy users have them; class labels come with the row numbers that
+    index them.
+    """
 
     def runs(self, case):
         return super().runs(case) and (case.work != CE or _has_class_labels(case))
@@ -237,10 +242,11 @@ class SciPy(_NumPyLike):
 
 
 class ScikitLearn(Peer):
-    """The loss module of scikit-learn's linear models and boosting (private there), and `metrics.log_loss`.
+    """The loss module of scikit-learn's linear models and boosting (private there), and
+    `metrics.log_loss`.
 
-    Its gradients are those of the sum and its squared error is halved; the division is left to the caller, so it is
-    not timed here either. Its targets have the logits' dtype.
+    Its gradients are those of the sum and its squared error is halved; the division is left to the
+    caller, so it is not timed here either. Its targets have the logits' dtype.
     """
 
     name = "scikit-learn"
@@ -378,7 +384,9 @@ class PyTorch(Peer):
 
 
 class Jax(Peer):
-    """Functions compiled by `jax.jit`, waited for; its arrays are copies of ours, made before the clock starts."""
+    """Functions compiled by `jax.jit`, waited for; its arrays are copies of ours, made before the
+    clock starts.
+    """
 
     name = "JAX"
     dtypes = ("float16", "bfloat16", "float32", "float64")
@@ -449,4 +457,3 @@ def peers(threads):
         except ImportError as error:
             absent[peer.name] = str(error)
     return found, absent
-

@@ -13,7 +13,8 @@ class Progress:
             TextColumn("{task.description}"),
             console=console,
             transient=True,
-            redirect_stdout=False,  # pytest writes there, into the log
+            redirect_stdout=False,  # pytest's go to the log
+            redirect_stderr=False,
             refresh_per_second=4,
         )
         self.task = self.bar.add_task("starting", total=None)

@@ -9,7 +9,7 @@ from . import axes
 from .results import REFERENCE
 from .targets import evaluate
 
-NOTHING = "–"
+NOTHING = "-"
 
 
 def time_text(seconds):
@@ -65,9 +65,10 @@ def terminal_table(results):
 
 
 def markdown(results):
+    only = f" --only '{results.only}'" if results.only else ""
     parts = [
         "# Speed",
-        f"Written by `./ci/bench --{results.plan}` on {results.date}; not edited by hand.",
+        f"Written by `./ci/bench --{results.plan}{only}` on {results.date}; not edited by hand.",
         "## Machine",
         _machine(results),
         "## How to read it",
@@ -89,46 +90,64 @@ def _table(header, rows, right=1):
 
 def _machine(results):
     machine = results.machine
-    cpu = machine["cpu"] + (f" ({machine['cpu_signature']})" if machine["cpu_signature"] else "")
+    signature = f" ({machine['cpu_signature']})" if machine["cpu_signature"] else ""
+    ours = ", ".join(
+        (
+            machine["fusedloss"],
+            machine["isa"],
+            f"compiler {machine['compiler']}",
+            f"OpenMP {machine['openmp']}",
+        )
+    )
     rows = [
-        ("CPU", cpu),
-        ("CPUs usable; threads of each library that has any", f"{machine['cpus']}; {machine['threads']}"),
-        ("last-level cache, memory", f"{machine['last_level_cache'] / 2**20:.0f} MiB, {machine['memory'] / 2**30:.1f} GiB"),
+        ("CPU", machine["cpu"] + signature),
+        ("CPUs usable", machine["cpus"]),
+        ("threads of each library that has any", machine["threads"]),
+        ("last-level cache", f"{machine['last_level_cache'] / 2**20:.0f} MiB"),
+        ("memory", f"{machine['memory'] / 2**30:.1f} GiB"),
         ("system", machine["system"]),
         ("load average before the run", f"{machine['load_before']:.2f}"),
         ("largest memory of the run", f"{machine['peak_memory'] / 2**30:.2f} GiB"),
         ("Python", machine["python"]),
-        ("fusedloss", f"{machine['fusedloss']}, {machine['isa']}, compiler {machine['compiler']}, OpenMP {machine['openmp']}"),
-        ("libraries", ", ".join(f"{name} {version}" for name, version in machine["versions"].items())),
+        ("fusedloss", ours),
+        ("libraries", ", ".join(f"{name} {of}" for name, of in machine["versions"].items())),
     ]
-    rows += [(f"absent: {name}", reason.splitlines()[0]) for name, reason in machine["absent"].items()]
+    rows += [
+        (f"absent: {name}", reason.splitlines()[0]) for name, reason in machine["absent"].items()
+    ]
     return _table(("", ""), rows, right=2)
 
 
+EXPLANATION = """\
+- Every result was compared with the NumPy backend in float64 before its time was taken.
+- Times are medians over the rounds of all turns. In a turn every contender of a row runs for a
+  short while, one after the other; a round is at least 50 µs long. The loop around a call costs
+  {empty_call} of each time.
+- cython, numba and numpy are the backends of fusedloss. cython runs on all threads, or on one
+  where it says so; small work is serial anyway. Gradients go into a reused `out=`; what it costs to
+  allocate them, or saves to write them over the logits, is in tables of its own.
+- The peers' calls are in `benches/peers.py`. Their inputs were converted to what each wants
+  beforehand, they write into `out=` where they offer it, else they allocate. PyTorch's
+  value_and_grad is its forward and backward pass. NumPy and SciPy have one thread.
+- "x NumPy" and "x best peer": how many times as long the NumPy backend and the fastest peer take
+  as the best backend of fusedloss. More is better; below 1 we lose.
+- GB/s counts the bytes that must move: each input read once, each result written once.
+- Large rows are streamed: several sets of buffers in turn, many times the last-level cache
+  together. "of roof" is their share of the roof measured beside them in the same turns."""
+
+
 def _explanation(results):
-    return "\n".join(
-        (
-            "- Every result was compared with the NumPy backend in float64 before its time was taken.",
-            "- Times are medians over rounds of all turns; in a turn every contender of a row runs, the turns are "
-            "interleaved, and a round is at least 50 µs long. A call of an empty function costs about "
-            "50 ns of each time.",
-            "- cython, numba and numpy are the backends of fusedloss, on all threads (cython) or one. `cython, 1 thread` "
-            "is the same on one. They write gradients into a reused `out=`; `new gradient` allocates one at each call; "
-            "`in place` writes over the logits. Peers write into `out=` where they offer it, else they allocate.",
-            "- Peers: the calls are in `benches/peers.py`. Inputs were converted to what each wants beforehand. "
-            "PyTorch's value_and_grad is its forward and backward pass. NumPy and SciPy have one thread.",
-            "- `x NumPy` and `x best peer` say how many times as long the NumPy backend and the fastest peer take as the "
-            "best backend of fusedloss: more is better, and below 1 we lose.",
-            "- GB/s counts the bytes that must move: each input read once, each result written once.",
-            "- Large rows are streamed: several sets of buffers in turn, many times the last-level cache together. "
-            "`of roof` is their share of the roof measured beside them in the same turns.",
-        )
-    )
+    return EXPLANATION.format(empty_call=time_text(results.machine["empty_call"]))
 
 
 def _roofs(results):
     rows = [
-        (name, how, f"{_median(rates) / 1e9:.1f}", f"{min(rates) / 1e9:.1f} to {max(rates) / 1e9:.1f}")
+        (
+            name,
+            how,
+            f"{_median(rates) / 1e9:.1f}",
+            f"{min(rates) / 1e9:.1f} to {max(rates) / 1e9:.1f}",
+        )
         for name, (how, rates) in results.roofs().items()
     ]
     if not rows:
@@ -156,26 +175,63 @@ def _targets(results):
 
 
 def _times(results):
-    """One table a work: a row per group, a column per contender."""
-    contenders = list(results.contenders())
+    """For each work a table of times, a row per group and a column per contender, and one of where
+    gradients go.
+    """
     works = dict.fromkeys(group.case.work for group in results.groups)
     for work in works:
         groups = [group for group in results.groups if group.case.work == work]
-        shown = [name for name in contenders if any(name in group.measurements for group in groups)]
+        shown = _appearing(groups, [n for n in results.contenders() if n not in GRADIENT_PLACES])
         header = ("", *shown, "x NumPy", "x best peer", "GB/s", "of roof")
         rows = []
         for group in groups:
-            title = group.case.title.removeprefix(work).strip()
-            cells = [
-                time_text(group.measurements[name].median) if name in group.measurements else NOTHING
-                for name in shown
-            ]
-            rows.append((title, *cells, *(_columns(group, group.main)[2:] if group.main else [NOTHING] * 4)))
+            ratios = _columns(group, group.main)[2:] if group.main else [NOTHING] * 4
+            rows.append((_title(group), *(_cell(group, name) for name in shown), *ratios))
         yield f"### {work}\n\n" + _table(header, rows)
+        yield from _gradient_places(groups)
+
+
+GRADIENT_PLACES = {"cython, new gradient": "a new array", "cython, in place": "over the logits"}
+
+
+def _gradient_places(groups):
+    """How much it matters where value_and_grad puts the gradient."""
+    groups = [group for group in groups if GRADIENT_PLACES.keys() & group.measurements.keys()]
+    if groups:
+        shown = ("cython", *_appearing(groups, GRADIENT_PLACES))
+        header = ["gradient into"]
+        for name in shown:
+            header += [GRADIENT_PLACES.get(name, "`out=`, used again"), "of roof"]
+        rows = []
+        for group in groups:
+            row = [_title(group)]
+            for name in shown:
+                one = group.measurements.get(name)
+                row += [
+                    _cell(group, name),
+                    _percent_text(group.share_of_roof(one) if one else None),
+                ]
+            rows.append(row)
+        yield _table(header, rows)
+
+
+def _appearing(groups, names):
+    return [name for name in names if any(name in group.measurements for group in groups)]
+
+
+def _title(group):
+    return group.case.title.removeprefix(group.case.work).strip()
+
+
+def _cell(group, name):
+    one = group.measurements.get(name)
+    return time_text(one.median) if one else NOTHING
 
 
 def plots(results, folder):
-    """Time against size for every work and verb that has several sizes; one line a contender. Gives the paths."""
+    """Time against size for every work and verb that has several sizes; one line a contender. Gives
+    the paths.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -185,6 +241,8 @@ def plots(results, folder):
     for (work, verb), groups in _curves(results).items():
         figure, axis = pyplot.subplots(figsize=(8, 5), layout="constrained")
         for name in results.contenders():
+            if name in GRADIENT_PLACES:
+                continue
             points = [
                 (group.case.items, group.measurements[name].median)
                 for group in groups
@@ -192,11 +250,21 @@ def plots(results, folder):
             ]
             if len(points) > 1:
                 ours = next(g.measurements[name].ours for g in groups if name in g.measurements)
-                axis.plot(*zip(*points, strict=True), marker="o", label=name, linestyle="-" if ours else "--")
-        axis.set(xscale="log", yscale="log", xlabel="items", ylabel="median time, seconds",
-                 title=work if verb == axes.EVALUATE else f"{work} {verb}, float32")
+                axis.plot(
+                    *zip(*points, strict=True),
+                    marker="o",
+                    label=name,
+                    linestyle="-" if ours else "--",
+                )
+        axis.set(
+            xscale="log",
+            yscale="log",
+            xlabel="items",
+            ylabel="median time, seconds",
+            title=work if verb == axes.EVALUATE else f"{work} {verb}, float32",
+        )
         axis.grid(alpha=0.3)
-        axis.legend()
+        figure.legend(loc="outside right upper")
         path = folder / (f"{work}.png" if verb == axes.EVALUATE else f"{work}-{verb}.png")
         figure.savefig(path, dpi=120)
         pyplot.close(figure)
@@ -205,11 +273,17 @@ def plots(results, folder):
 
 
 def _curves(results):
-    """float32 groups with the usual targets by (work, verb), smallest first, where there are at least two sizes."""
+    """float32 groups with the usual targets by (work, verb), smallest first, where there are at
+    least two sizes.
+    """
     found = {}
     for group in results.groups:
         case = group.case
-        if case.dtype == "float32" and case.target != "uint8" and not case.title.endswith("probabilities"):
+        if (
+            case.dtype == "float32"
+            and case.target != "uint8"
+            and not case.title.endswith("probabilities")
+        ):
             found.setdefault((case.work, case.verb), []).append(group)
     for groups in found.values():
         groups.sort(key=lambda group: group.case.items)

@@ -1,4 +1,6 @@
-"""The measurements of one run, read from the JSON that pytest-benchmark wrote: rounds of all turns together."""
+"""The measurements of one run, read from the JSON that pytest-benchmark wrote: rounds of all turns
+together.
+"""
 
 import json
 import statistics
@@ -7,6 +9,7 @@ from pathlib import Path
 
 from .axes import Case
 
+BACKENDS = ("cython", "numba", "numpy")  # the order in which a user gets them
 REFERENCE = "numpy"  # the backend that ratios "to NumPy" are taken to
 
 
@@ -49,8 +52,9 @@ class Group:
     @property
     def main(self):
         """The backend that a user gets: the first of ours, in the order of preference."""
-        names = ("cython", "numba", "numpy")
-        return next((self.measurements[name] for name in names if name in self.measurements), None)
+        return next(
+            (self.measurements[name] for name in BACKENDS if name in self.measurements), None
+        )
 
     def ratio_to(self, name, one):
         """How many times as long the contender `name` takes as `one`; None where it did not run."""
@@ -72,6 +76,7 @@ class Group:
 class Results:
     machine: dict
     plan: str
+    only: str  # the pattern that chose among its rows
     date: str
     groups: list[Group]
 
@@ -81,15 +86,22 @@ class Results:
         for group in self.groups:
             for one in group.measurements.values():
                 for roof in one.roofs:
-                    how, rates = found.setdefault(roof["name"], (roof["how"], []))
-                    rates.append(roof["bytes_per_second"])
+                    found.setdefault(roof["name"], (roof["how"], []))[1].append(
+                        roof["bytes_per_second"]
+                    )
         return found
 
     def contenders(self):
-        names = {}
+        """The names of all contenders: our backends from best to simplest, then the peers."""
+        found = {}
         for group in self.groups:
-            names.update(group.measurements)
-        return names
+            found.update(group.measurements)
+        return sorted(found, key=lambda name: (not found[name].ours, *_preference(name)))
+
+
+def _preference(name):
+    backend = name.partition(",")[0]
+    return (BACKENDS.index(backend) if backend in BACKENDS else 0), (backend != name)
 
 
 def load(path):
@@ -107,5 +119,9 @@ def load(path):
         if info["roof"]:
             one.roofs.append(info["roof"])
     return Results(
-        content["machine_info"], content["plan"], content["datetime"][:10], list(groups.values())
+        content["machine_info"],
+        content["plan"],
+        content["only"],
+        content["datetime"][:10],
+        list(groups.values()),
     )

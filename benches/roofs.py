@@ -1,11 +1,16 @@
-"""The roofs: how fast this machine's memory can be read, copied and rewritten in place, with all threads of the run.
+"""The roofs: how fast this machine's memory can be read, copied and rewritten in place, with all
+threads of the run.
 
-They are measured again beside every streamed group, because they move with whatever else the machine does:
+They are measured again beside every streamed group, because they move with whatever else the
+machine does:
 
-- read: every thread sums its part of one array (`np.add.reduce` in float64, which releases the GIL);
-- copy: every thread copies its part into another array with streaming stores (`roofs.c`; where there is no C compiler
-  `np.copyto`, whose stores usually read their destination first: a lower roof, and the report says so);
-- in place: every thread negates its part of one array (`np.negative`), which reads and writes every line.
+- read: every thread sums its part of one array (`np.add.reduce` in float64, which releases the
+  GIL);
+- copy: every thread copies its part into another array with streaming stores (`roofs.c`; where
+  there is no C compiler `np.copyto`, whose stores usually read their destination first: a lower
+  roof, and the report says so);
+- in place: every thread negates its part of one array (`np.negative`), which reads and writes every
+  line.
 
 All are in bytes moved between the program and its arrays: a copy counts one read and one write.
 """
@@ -41,12 +46,16 @@ class Roofs:
         streaming = self.library is not None and self.library.has_streaming_stores()
         self.descriptions = {
             "read": "sum of float64",
-            "copy": "streaming stores" if streaming else "plain stores, which read their destination first",
+            "copy": "streaming stores"
+            if streaming
+            else "plain stores, which read their destination first",
             "in place": "negation of float32",
         }
 
     def sample(self, case):
-        """Rates in bytes per second of the roofs that bound a case: `{"read": ...}`, or that of what it writes too."""
+        """Rates in bytes per second of the roofs that bound a case: `{"read": ...}`, or that of
+        what it writes too.
+        """
         if not case.bytes_written:
             return {"read": self._rate(self._read, 1)}
         return {"copy": self._rate(self._copy, 2), "in place": self._rate(self._in_place, 2)}
@@ -99,7 +108,15 @@ def _compile(folder):
     """`roofs.c` as a library, or None without a working C compiler."""
     target = Path(folder) / "roofs.so"
     compiler = shlex.split(sysconfig.get_config_var("CC") or "cc")[:1]
-    command = [*compiler, "-O2", "-shared", "-fPIC", "-o", target, Path(__file__).with_name("roofs.c")]
+    command = [
+        *compiler,
+        "-O2",
+        "-shared",
+        "-fPIC",
+        "-o",
+        target,
+        Path(__file__).with_name("roofs.c"),
+    ]
     try:
         subprocess.run(command, check=True, capture_output=True)
         library = ctypes.CDLL(str(target.resolve()))

@@ -1,12 +1,13 @@
 """The targets for speed, and what a run reached of them. The table is generated, never typed.
 
-A target names the groups it is about, the quantity, and the bound; the reached figure is that of the worst group.
+A target names the groups it is about, the quantity, and the bound; the reached figure is that of
+the worst group.
 """
 
 import math
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable
 
 from . import axes
 from .axes import BCE, CE, GRAD_AND_HESS, MSE, PROBS, VALUE, VALUE_AND_GRAD
@@ -24,8 +25,8 @@ class Target:
     at_least: bool
     unit: str
     groups: Callable  # of a case: is it about this one?
-    quantity: Callable  # of a group (or of all chosen groups, where `together`): the figure, or None if it lacks a rival
-    together: bool = False
+    quantity: Callable  # of a group: the figure, or None if it lacks a rival
+    together: bool = False  # the quantity is of all chosen groups at once
 
 
 def _about(works, verbs, dtypes=("float32",), shapes=None, memory=None, targets=None):
@@ -127,58 +128,142 @@ CACHED = (axes.CACHED,)
 LARGE_ITEMS = ((20_000_000,),)
 
 TARGETS = (
-    _shares("`cross_entropy` value, float32, 1024x32000 and 512x128256", 95,
-            _about([CE], [VALUE], shapes=LARGE_CE)),
-    _shares("... value_and_grad, reused `out=`", 75,
-            _about([CE], [VALUE_AND_GRAD], shapes=LARGE_CE)),
-    _shares("... value_and_grad, in place", 75,
-            _about([CE], [VALUE_AND_GRAD], shapes=LARGE_CE), "cython, in place"),
-    _shares("... value, 1000000x10 and 300000x3, int64 and uint8 labels", 65,
-            _about([CE], [VALUE], shapes=FEW_CLASSES)),
-    Target("... 1024x32000 in 16 bits, time over that of float32", 1.0, False, "times the time",
-           _about([CE], [VALUE], ("float16", "bfloat16", "float32"), [(1024, 32_000)]),
-           _half_against_single, together=True),
-    _shares("... value, 4096x1000, float64", 60,
-            _class_labels(_about([CE], [VALUE], ["float64"], [(4096, 1000)]))),
-    _shares("... value_and_grad, 4096x1000, float64", 55,
-            _class_labels(_about([CE], [VALUE_AND_GRAD], ["float64"], [(4096, 1000)]))),
-    _shares("... value, one row of 4000000, float32", 85,
-            _about([CE], [VALUE], shapes=[(1, 4_000_000)])),
-    _shares("`binary_cross_entropy_with_logits`, `mse_loss`, value, 20000000 float32", 95,
-            _about([BCE, MSE], [VALUE], shapes=LARGE_ITEMS, targets=["float32"])),
-    Target("... with uint8 targets, time over that with float32 targets", 1.0, False, "times the time",
-           _about([BCE], [VALUE], shapes=LARGE_ITEMS), _byte_targets_against_float, together=True),
-    _shares("... value_and_grad, 20000000 float32", 80,
-            _about([BCE, MSE], [VALUE_AND_GRAD], shapes=LARGE_ITEMS, targets=["float32"])),
-    _shares("`binary_cross_entropy_with_logits`, value, 20000000 float64", 75,
-            _about([BCE], [VALUE], ["float64"], LARGE_ITEMS)),
-    _shares("`mse_loss`, value, 20000000 float64", 95,
-            _about([MSE], [VALUE], ["float64"], LARGE_ITEMS)),
-    _shares("grad_and_hess of each loss, large float32", 70,
-            _about([CE, BCE, PROBS, MSE], [GRAD_AND_HESS], memory=STREAMED)),
-    _shares("`softmax`, `log_softmax`, large float32", 75,
-            _about(["softmax", "log_softmax"], [axes.EVALUATE], memory=STREAMED)),
-    _shares("`sigmoid`, `log_sigmoid`, `softplus`, large float32", 80,
-            _about(axes.POINTWISE_FUNCTIONS, [axes.EVALUATE], memory=STREAMED)),
-    _shares("`logsumexp`, large float32", 95,
-            _about(["logsumexp"], [axes.EVALUATE], memory=STREAMED)),
-    _factor("cached sizes: all threads against one, from 100 µs of work on", 1.7,
-            _about([CE, BCE, MSE], BOTH, memory=CACHED), _scaling),
-    _factor("32x10 float32, `cross_entropy(x, y)`, against PyTorch", 8,
-            _about([CE], [VALUE], memory=SMALL), _times_faster_than("PyTorch")),
-    _factor("... `value_and_grad(x, y, out=g)`, against PyTorch", 25,
-            _about([CE], [VALUE_AND_GRAD], memory=SMALL), _times_faster_than("PyTorch")),
-    _factor("... both, against the best peer", 4,
-            _about([CE], BOTH, memory=SMALL), _times_faster_than_best_peer),
-    _factor("100 items, BCE and MSE, value and value_and_grad, against the best peer", 2,
-            _about([BCE, MSE], BOTH, memory=SMALL), _times_faster_than_best_peer),
+    _shares(
+        "`cross_entropy` value, float32, 1024x32000 and 512x128256",
+        95,
+        _about([CE], [VALUE], shapes=LARGE_CE),
+    ),
+    _shares(
+        "... value_and_grad, reused `out=`", 75, _about([CE], [VALUE_AND_GRAD], shapes=LARGE_CE)
+    ),
+    _shares(
+        "... value_and_grad, in place",
+        75,
+        _about([CE], [VALUE_AND_GRAD], shapes=LARGE_CE),
+        "cython, in place",
+    ),
+    _shares(
+        "... value, 1000000x10 and 300000x3, int64 and uint8 labels",
+        65,
+        _about([CE], [VALUE], shapes=FEW_CLASSES),
+    ),
+    Target(
+        "... 1024x32000 in 16 bits, time over that of float32",
+        1.0,
+        False,
+        "times the time",
+        _about([CE], [VALUE], ("float16", "bfloat16", "float32"), [(1024, 32_000)]),
+        _half_against_single,
+        together=True,
+    ),
+    _shares(
+        "... value, 4096x1000, float64",
+        60,
+        _class_labels(_about([CE], [VALUE], ["float64"], [(4096, 1000)])),
+    ),
+    _shares(
+        "... value_and_grad, 4096x1000, float64",
+        55,
+        _class_labels(_about([CE], [VALUE_AND_GRAD], ["float64"], [(4096, 1000)])),
+    ),
+    _shares(
+        "... value, one row of 4000000, float32", 85, _about([CE], [VALUE], shapes=[(1, 4_000_000)])
+    ),
+    _shares(
+        "`binary_cross_entropy_with_logits`, `mse_loss`, value, 20000000 float32",
+        95,
+        _about([BCE, MSE], [VALUE], shapes=LARGE_ITEMS, targets=["float32"]),
+    ),
+    Target(
+        "... with uint8 targets, time over that with float32 targets",
+        1.0,
+        False,
+        "times the time",
+        _about([BCE], [VALUE], shapes=LARGE_ITEMS),
+        _byte_targets_against_float,
+        together=True,
+    ),
+    _shares(
+        "... value_and_grad, 20000000 float32",
+        80,
+        _about([BCE, MSE], [VALUE_AND_GRAD], shapes=LARGE_ITEMS, targets=["float32"]),
+    ),
+    _shares(
+        "`binary_cross_entropy_with_logits`, value, 20000000 float64",
+        75,
+        _about([BCE], [VALUE], ["float64"], LARGE_ITEMS),
+    ),
+    _shares(
+        "`mse_loss`, value, 20000000 float64", 95, _about([MSE], [VALUE], ["float64"], LARGE_ITEMS)
+    ),
+    _shares(
+        "grad_and_hess of each loss, large float32",
+        70,
+        _about([CE, BCE, PROBS, MSE], [GRAD_AND_HESS], memory=STREAMED),
+    ),
+    _shares(
+        "`softmax`, `log_softmax`, large float32",
+        75,
+        _about(["softmax", "log_softmax"], [axes.EVALUATE], memory=STREAMED),
+    ),
+    _shares(
+        "`sigmoid`, `log_sigmoid`, `softplus`, large float32",
+        80,
+        _about(axes.POINTWISE_FUNCTIONS, [axes.EVALUATE], memory=STREAMED),
+    ),
+    _shares(
+        "`logsumexp`, large float32", 95, _about(["logsumexp"], [axes.EVALUATE], memory=STREAMED)
+    ),
+    _factor(
+        "cached sizes: all threads against one, from 100 µs of work on",
+        1.7,
+        _about([CE, BCE, MSE], BOTH, memory=CACHED),
+        _scaling,
+    ),
+    _factor(
+        "32x10 float32, `cross_entropy(x, y)`, against PyTorch",
+        8,
+        _about([CE], [VALUE], memory=SMALL),
+        _times_faster_than("PyTorch"),
+    ),
+    _factor(
+        "... `value_and_grad(x, y, out=g)`, against PyTorch",
+        25,
+        _about([CE], [VALUE_AND_GRAD], memory=SMALL),
+        _times_faster_than("PyTorch"),
+    ),
+    _factor(
+        "... both, against the best peer",
+        4,
+        _about([CE], BOTH, memory=SMALL),
+        _times_faster_than_best_peer,
+    ),
+    _factor(
+        "100 items, BCE and MSE, value and value_and_grad, against the best peer",
+        2,
+        _about([BCE, MSE], BOTH, memory=SMALL),
+        _times_faster_than_best_peer,
+    ),
     _factor("every row, against the best peer", 1.0, _everything, _times_faster_than_best_peer),
-    _factor("every row of `cross_entropy` and `binary_cross_entropy_with_logits`, against the best peer",
-            1.5, lambda case: case.work in (CE, BCE), _times_faster_than_best_peer),
-    _factor("geometric mean over all rows, against PyTorch", 12, _everything,
-            _geometric_mean_over_torch, together=True),
-    _factor("Numba backend on large rows, against the NumPy backend", 2,
-            lambda case: case.memory == axes.STREAMED, _times_faster_than(REFERENCE, "numba")),
+    _factor(
+        "... of `cross_entropy` and `binary_cross_entropy_with_logits`, against the best peer",
+        1.5,
+        lambda case: case.work in (CE, BCE),
+        _times_faster_than_best_peer,
+    ),
+    _factor(
+        "geometric mean over all rows, against PyTorch",
+        12,
+        _everything,
+        _geometric_mean_over_torch,
+        together=True,
+    ),
+    _factor(
+        "Numba backend on large rows, against the NumPy backend",
+        2,
+        lambda case: case.memory == axes.STREAMED,
+        _times_faster_than(REFERENCE, "numba"),
+    ),
 )
 
 

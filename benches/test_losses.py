@@ -1,4 +1,6 @@
-"""The one bench: every point of the plan, by every contender. `axes.py` says which, `workbench.py` how."""
+"""The one bench: every point of the plan, by every contender. `axes.py` says which, `workbench.py`
+how.
+"""
 
 
 def test_loss(point, workbench, benchmark):
@@ -16,6 +18,7 @@ def test_loss(point, workbench, benchmark):
             sets=job.sets,
             roof=roof,
         )
+        workbench.let_pools_sleep()
         benchmark.pedantic(
             job.call, rounds=job.rounds, iterations=job.iterations, warmup_rounds=job.warm_up
         )

@@ -1,4 +1,6 @@
-"""What happens to one point before, and beside, the timed call: buffers, the check, warm-up, the roofs."""
+"""What happens to one point before, and beside, the timed call: buffers, the check, warm-up, the
+roofs.
+"""
 
 import itertools
 import math
@@ -14,6 +16,12 @@ from .roofs import bounding_roof
 
 ROUND_SECONDS = 50e-6  # a round is at least this long, a thousand times the clock's resolution
 MAX_ROUNDS = 500
+WARM_UP_ROUNDS = 2
+SLOW_SECONDS = 0.1  # such a call takes one round a turn, and needs no warm-up
+
+# Idle threads of an OpenMP pool spin for some milliseconds before they sleep, and every library
+# here brings its own.
+SPIN_SECONDS = 0.01
 
 
 @dataclass(frozen=True)
@@ -29,12 +37,17 @@ class Point:
 
 
 def points(plan, contenders):
-    """Group by group, turn by turn; every second turn runs backwards, so that nobody always follows the same rival."""
+    """Group by group, turn by turn; every second turn runs backwards, so that nobody always follows
+    the same rival.
+    """
     made = []
     for case in plan.cases:
         able = [contender for contender in contenders if contender.runs(case)]
         for turn in range(plan.turns):
-            made += [Point(case, contender, turn) for contender in (able if turn % 2 == 0 else able[::-1])]
+            made += [
+                Point(case, contender, turn)
+                for contender in (able if turn % 2 == 0 else able[::-1])
+            ]
     return made
 
 
@@ -76,7 +89,9 @@ class Workbench:
         self.expected = reference(case, self.sets[0])
 
     def prepare(self, point):
-        """The job of a point. Raises AssertionError, and so fails the bench, if its result is wrong."""
+        """The job of a point. Raises AssertionError, and so fails the bench, if its result is
+        wrong.
+        """
         self._enter(point.case)
         contender = point.contender
         if contender not in self.jobs:
@@ -86,22 +101,28 @@ class Workbench:
         return self.jobs[contender]
 
     def _calibrate(self, calls):
-        for call in calls:
-            call()  # compiles, faults and wakes whatever there is
+        for call in calls[1:]:  # the first one ran when it was checked
+            call()
         call = calls[0] if len(calls) == 1 else _in_turn(calls)
         seconds = _seconds_per_call(call)
         iterations = max(1, round(ROUND_SECONDS / seconds))
-        rounds = math.ceil(self.plan.seconds / (iterations * seconds))
-        return Job(
-            call,
-            sets=len(calls),
-            rounds=min(max(rounds, self.plan.min_rounds), MAX_ROUNDS),
-            iterations=iterations,
-            warm_up=min(3, rounds),
-        )
+        round_seconds = iterations * seconds
+        rounds = math.ceil(self.plan.seconds / round_seconds)
+        if round_seconds < SLOW_SECONDS:
+            rounds = min(max(rounds, self.plan.min_rounds), MAX_ROUNDS)
+        warm_up = 0 if round_seconds > SLOW_SECONDS else WARM_UP_ROUNDS
+        return Job(call, len(calls), rounds, iterations, warm_up)
+
+    def let_pools_sleep(self):
+        """Wait until the threads of whoever ran before leave the CPUs; warm-up then wakes the ones
+        that matter.
+        """
+        time.sleep(SPIN_SECONDS)
 
     def roof(self, point):
-        """The roof that bounds a point, measured once a turn: its name, its rate and how. None for cached sizes."""
+        """The roof that bounds a point, measured once a turn: its name, its rate and how. None for
+        cached sizes.
+        """
         if point.case.memory != axes.STREAMED:
             return None
         key = point.case, point.turn

@@ -1,6 +1,5 @@
 """The backend fixture, the slow marker and the hypothesis profiles: what every test file shares."""
 
-import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -11,9 +10,9 @@ from hypothesis import HealthCheck, settings
 # The helper modules (cases, magnitudes, ulp) are found by name under every import mode of pytest.
 sys.path.insert(0, str(Path(__file__).parent))
 
-import fusedloss as fl
+from available import BACKENDS, require
 
-BACKENDS = ("numpy", "numba", "cython")
+import fusedloss as fl
 
 # Derandomised: the suite is a gate, so it must give the same answer twice. "explore" draws new
 # examples every time.
@@ -59,29 +58,6 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(skip)
-
-
-def absence(name):
-    """Why a backend cannot be used here, or None. One that is present but broken raises."""
-    if name == "numba":
-        return None if importlib.util.find_spec("numba") else "numba is not installed"
-    if name == "cython":
-        try:
-            with fl.use_backend("cython"):
-                return None
-        except ImportError as error:
-            return f"no compiled kernels: {error}"
-    return None
-
-
-def require(name):
-    """Skip without the backend; fail if it is the compiled one and must be there."""
-    reason = absence(name)
-    if reason is None:
-        return
-    if name == "cython" and os.environ.get("FUSEDLOSS_REQUIRE_NATIVE") == "1":
-        pytest.fail(f"FUSEDLOSS_REQUIRE_NATIVE=1, but {reason}")
-    pytest.skip(reason)
 
 
 @pytest.fixture(params=BACKENDS)

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from conftest import require
+from available import require
 from memory_use import CALLS
 
 # Against 2 million items. Scratch of two threads and partial sums fit in it; an array with a byte

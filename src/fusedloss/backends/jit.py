@@ -323,14 +323,29 @@ def _multiply(a, b):
 
 
 @_part
+def _divide(a, a_error, b, b_error):
+    """(a + a_error) / (b + b_error) as such a pair: what the first quotient leaves is divided again."""
+    quotient = a / b
+    product, product_error = _multiply(quotient, b)
+    rest = (((a - product) - product_error) + (a_error - quotient * b_error)) / b
+    return quotient, rest if math.isfinite(rest) else 0.0
+
+
+@_part
 def _quotient(total, error, D, D_error):
-    """(total + error) / (D + D_error) of two running sums, rounded about once: what the first quotient leaves is divided again."""
-    sum_D = _sum_of(D, D_error)
-    quotient = _sum_of(total, error) / sum_D
-    product, product_error = _multiply(quotient, sum_D)
-    rest = ((total - product) - product_error) + (error - quotient * ((D - sum_D) + D_error))
-    better = quotient + rest / sum_D
-    return better if math.isfinite(better) else quotient
+    """(total + error) / (D + D_error) of two running sums, rounded about once."""
+    total, error = _normal(total, error)
+    D, D_error = _normal(D, D_error)
+    quotient, rest = _divide(total, error, D, D_error)
+    return quotient + rest
+
+
+@_part
+def _normal(total, error):
+    """The pair whose first number is the rounded sum of both."""
+    nearest = _sum_of(total, error)
+    rest = (total - nearest) + error
+    return nearest, rest if math.isfinite(rest) else 0.0
 
 
 @_part
@@ -459,25 +474,37 @@ def _value(A, B, m, x_y, log_S, Q, dot):
 
 
 @_part
-def _piece_hess(E, at, count, S, linear, z, hess, hess_at):
-    """linear p (1 - p) + z p^2, for classes other than k."""
-    linear /= S * S
-    z /= S * S
+def _piece_hess(E, at, count, S, S_error, bend, bend_error, z, carry, hess, hess_at):
+    """(A + B Q + 2 lambda lse) p (1 - p) + 2 lambda p^2 for classes other than k, the factor and z given over S^2.
+
+    Where `carry`, only E and the result are rounded, and not the four steps between them.
+    """
     for i in range(count):
         e = E[at + i]
-        hess[hess_at + i] = linear * (e * (S - e)) + z * (e * e)
+        rest = S - e
+        if carry:
+            rest_error = ((S - rest) - e) + S_error
+            product, product_error = _multiply(e, rest)
+            h, h_error = _multiply(bend, product)
+            h_error += bend * (product_error + e * rest_error) + bend_error * product
+            h += h_error if math.isfinite(h_error) else 0.0
+        else:
+            h = bend * (e * rest)
+        hess[hess_at + i] = h
+    if z != 0.0:
+        for i in range(count):
+            hess[hess_at + i] += z * (E[at + i] * E[at + i])
 
 
 @_part
-def _piece_grad(E, at, u, u_at, count, S, linear, B, grad, grad_at):
-    """linear p_c - B u_c, for classes other than k and y."""
-    linear /= S
+def _piece_grad(E, at, u, u_at, count, slope, B, grad, grad_at):
+    """(A + B Q + 2 lambda lse) p_c - B u_c for classes other than k and y, the factor given over S."""
     if B == 0.0:
         for i in range(count):
-            grad[grad_at + i] = linear * E[at + i]
+            grad[grad_at + i] = slope * E[at + i]
     else:
         for i in range(count):
-            grad[grad_at + i] = linear * E[at + i] - B * u[u_at + i]
+            grad[grad_at + i] = slope * E[at + i] - B * u[u_at + i]
 
 
 @_part
@@ -649,7 +676,8 @@ def _cross_entropy(
         )
         if not good:
             return False, 0.0
-    sum_D, sum_Dz = _sum_of(D, D_error), _sum_of(Dz, Dz_error)
+    D, D_error = _normal(D, D_error)
+    Dz, Dz_error = _normal(Dz, Dz_error)
     total = total_error = total_z = total_z_error = 0.0
 
     # 2. Tiles: rows that lie side by side, (count, classes) with the given strides. A long row is a tile of its own.
@@ -752,8 +780,8 @@ def _cross_entropy(
                 _piece_exp(x, at, classes, m)
                 T, T_error = _piece_sum(x, at, classes, T, T_error)
                 x[at + k] = 1.0
-            T = T + T_error if math.isfinite(m) else np.nan
-            S = 1.0 + T
+            T, T_error = _normal(T if math.isfinite(m) else np.nan, T_error)
+            S, S_error = _add(1.0, T_error, T)
             log_S = math.log1p(T)
             Q = _sum_of(sums[0], sums[1])
             dot = _sum_of(sums[2], sums[3])
@@ -777,14 +805,21 @@ def _cross_entropy(
 
             # 6. The gradient, written over E, and the Hessian: first all classes, then k and y, whose forms are others
             if with_grad or with_hess:
-                scale = s / sum_D if mean else s
-                A = scale * ((1.0 - eps) * w_y) if y >= 0 else 0.0
-                B = (scale if y < 0 else scale * (eps / classes)) if spread else 0.0
+                A = s * ((1.0 - eps) * w_y) if y >= 0 else 0.0
+                B = (s if y < 0 else s * (eps / classes)) if spread else 0.0
+                linear, linear_error = A + B * Q if spread else A, 0.0
+                if mean:  # the factors of whole rows are pairs, so that each entry keeps its two or three roundings
+                    linear, linear_error = _divide(linear, 0.0, D, D_error)
+                    A /= D
+                    B /= D
                 z, z_hess = 0.0, 0.0
                 if z_loss > 0.0:
-                    z_hess = (s / sum_Dz if mean else s) * (2.0 * z_loss)
+                    z_hess = (s / Dz if mean else s) * (2.0 * z_loss)
                     z = z_hess * (m + log_S)
-                linear = A + B * Q + z if spread else A + z
+                    linear, linear_error = _add(linear, linear_error, z)
+                slope, slope_error = _divide(linear, linear_error, S, S_error)  # grad is slope E
+                bend, bend_error = _divide(slope, slope_error, S, S_error)  # hess is bend E (S - E)
+                slope += slope_error
                 for first in range(0, classes, TILE):
                     piece = min(TILE, classes - first)
                     if long_rows:
@@ -813,11 +848,13 @@ def _cross_entropy(
                     if has_k:
                         x[at + k - first] = 1.0
                     if with_hess:
-                        _piece_hess(x, at, piece, S, linear, z_hess, hess, at)
+                        _piece_hess(x, at, piece, S, S_error, bend, bend_error, z_hess / (S * S), not rounded, hess, at)
                         if has_k:
-                            hess[at + k - first] = (linear * T + z_hess) / (S * S)
+                            h, h_error = _multiply(bend, T)
+                            h_error += bend * T_error + bend_error * T
+                            hess[at + k - first] = _sum_of(h, h_error) + z_hess / (S * S)
                     if with_grad:
-                        _piece_grad(x, at, u, u_at, piece, S, linear, B, x, at)
+                        _piece_grad(x, at, u, u_at, piece, slope, B, x, at)
                         if has_k:
                             u_k = u[u_at + k - first] if spread else 0.0
                             x[at + k - first] = _entry_grad(1.0, u_k, True, y == k, S, T, A, B, Q, z)

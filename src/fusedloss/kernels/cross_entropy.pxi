@@ -74,7 +74,8 @@ cdef struct Rows:
     double q_sum[LANES]          # sum of q_c (soft targets), of w_c (label smoothing)
     double q_gap[LANES]          # sum of q_c (m - x_c), of w_c (m - x_c)
     # set by finish:
-    double total[LANES]          # S
+    double total[LANES]          # S ...
+    double total_low[LANES]      # ... and what of it does not fit
     double log_total[LANES]      # log S - m
     double loss[LANES]
     double z[LANES]
@@ -195,26 +196,45 @@ cdef void census_block(void* task, Py_ssize_t block) noexcept nogil:
 cdef void finish(const Softmax* t, Rows* r) noexcept nogil:
     """Losses and gradient factors of 16 rows from their sums, in lanes."""
     cdef int i
-    cdef double top, e, gap, v, log_v, hard, coefficient, rest, lift
+    cdef double magic, floor, top, top_low, e, e_low, gap, v, log_v, hard, coefficient, rest, lift, back, ratio
+    cdef double summed[LANES]
 
-    # 1. S and log(S / E_m); by label also -log p_y, left in loss.
+    # 1. S and log(S / E_m); by label also -log p_y, left in loss. One term may dominate the sum: the maximum's and
+    # the label's are put in with more digits than the sum over the row had for them.
+    if t.code == F64:
+        for i in range(LANES):
+            summed[i] = exp_shifted(r.maximum[i], r.base[i], magic_of(r.scale[i], <double>0),
+                                    floor_of(r.scale[i], <double>0))
+    else:
+        for i in range(LANES):
+            summed[i] = exp_shifted(<float>r.maximum[i], <float>r.base[i], magic_of(r.scale[i], <float>0),
+                                    floor_of(r.scale[i], <float>0))
     for i in range(LANES):
         # +-inf as maximum: no softmax exists, every entry of the row is nan.
         rest = r.rest[i] if -INFINITY < r.maximum[i] < INFINITY else NAN
-        top = exp_shifted(r.maximum[i], r.base[i], magic_of(r.scale[i], <double>0),
-                          floor_of(r.scale[i], <double>0))
-        e = exp_shifted(r.logit[i], r.base[i], magic_of(r.scale[i], <double>0),
-                        floor_of(r.scale[i], <double>0))
+        magic = magic_of(r.scale[i], <double>0)
+        floor = floor_of(r.scale[i], <double>0)
+        top = exp_shifted(r.maximum[i], r.base[i], magic, floor)
+        top_low = exp_shifted_low(r.maximum[i], r.base[i], magic, floor)
+        e = exp_shifted(r.logit[i], r.base[i], magic, floor)
+        e_low = exp_shifted_low(r.logit[i], r.base[i], magic, floor)
         gap = r.maximum[i] - r.logit[i]
         if t.by_maximum:
             r.total[i] = rest + top
+            back = r.total[i] - top
+            r.total_low[i] = (top - (r.total[i] - back)) + (rest - back) + top_low
             v = rest / top
+            v = v - v * (top_low / top)
             lift = gap
             # The sum without the label: E_y comes off, E_m goes on; a tie is its own mirror image.
             r.special[i] = rest if gap == 0.0 else (rest - e) + top
         else:
+            rest = rest + ((top - summed[i]) + top_low if gap > 0.0 else 0.0)
             r.total[i] = rest + e
-            v = rest / e if gap < 1.0 else ((rest + e) - top) / top
+            back = r.total[i] - e
+            r.total_low[i] = (e - (r.total[i] - back)) + (rest - back) + e_low
+            ratio = rest / e
+            v = ratio - ratio * (e_low / e) if gap < 1.0 else ((rest + e) - top) / top
             lift = 0.0 if gap < 1.0 else gap
             r.special[i] = rest
         log_v = log1p_accurate(v)
@@ -229,7 +249,9 @@ cdef void finish(const Softmax* t, Rows* r) noexcept nogil:
             r.loss[i] = times(hard, r.loss[i])
             r.p_factor[i] = coefficient
             r.q_factor[i] = 0.0
-            r.special[i] = -coefficient * (r.special[i] / r.total[i])
+            ratio = r.special[i] / r.total[i]
+            ratio = ratio + (fma(-ratio, r.total[i], r.special[i]) - ratio * r.total_low[i]) / r.total[i]
+            r.special[i] = -coefficient * ratio
     else:
         finish_options(t, r)
 
@@ -334,31 +356,6 @@ cdef struct RowScan:
     double q_gap
 
 
-cdef inline double largest(const real* x, Py_ssize_t n) noexcept nogil:
-    """Maximum of x[0:n]; -inf if there is none. nan is passed over: the sum will see it."""
-    cdef real lanes[64]
-    cdef real best
-    cdef Py_ssize_t full = n - n % 64
-    cdef Py_ssize_t at, i
-    for i in range(64):
-        lanes[i] = -INFINITY
-    for at in range(0, full, 64):
-        for i in range(64):
-            lanes[i] = x[at + i] if x[at + i] > lanes[i] else lanes[i]
-    for i in range(n - full):
-        lanes[i] = x[full + i] if x[full + i] > lanes[i] else lanes[i]
-    for i in range(32):
-        lanes[i] = lanes[i + 32] if lanes[i + 32] > lanes[i] else lanes[i]
-    for i in range(16):
-        lanes[i] = lanes[i + 16] if lanes[i + 16] > lanes[i] else lanes[i]
-    for i in range(8):
-        lanes[i] = lanes[i + 8] if lanes[i + 8] > lanes[i] else lanes[i]
-    best = lanes[0]
-    for i in range(1, 8):
-        best = lanes[i] if lanes[i] > best else best
-    return best
-
-
 cdef inline Py_ssize_t first_equal(const real* x, Py_ssize_t n, real value) noexcept nogil:
     """First i with x[i] == value, as an integer minimum, which vectorises; 0 if there is none."""
     cdef int best = <int>n
@@ -425,8 +422,7 @@ cdef void scan_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_s
     for part in range(chunks):
         at = part * CHUNK
         m = min(<Py_ssize_t>CHUNK, n - at)
-        for i in range(m):
-            e[i] = exp_shifted(x[at + i], base, magic, floor)
+        exp_chunk(x + at, m, base, magic, floor, e)
         if at <= skip < at + m:
             e[skip - at] = <real>0.0
         add(&out.rest, tree_sum(e, m))
@@ -571,19 +567,24 @@ cdef void write_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
     if real is float:
         leftover = factor - <double>high
     else:
-        leftover = fma(-factor, r.total[lane], p_factor) * inverse
+        leftover = (fma(-factor, r.total[lane], p_factor) - factor * r.total_low[lane]) * inverse
     low = <real>leftover if isfinite(leftover) else <real>0.0
 
+    if t.grad != NULL or t.hess != NULL:
+        scaled_exp_chunk(x, n, base, magic, floor, high, low, g)
     if t.hess != NULL:
-        for i in range(n):
-            p = <double>exp_shifted(x[i], base, magic, floor) * inverse
-            h[i] = <real>(p * (p_factor * (1.0 - p) + pp_factor * p))
+        # In float64, or as g (1 - p) = g - g p in one rounding.
+        if real is float:
+            for i in range(n):
+                p = <double>exp_shifted(x[i], base, magic, floor)
+                h[i] = <real>(p * inverse * (p_factor * (1.0 - p * inverse) + pp_factor * (p * inverse)))
+        else:
+            for i in range(n):
+                p = exp_shifted(x[i], base, magic, floor) * inverse
+                h[i] = fma(-g[i], p, g[i]) + pp_factor * p * p
         if 0 <= top < n:
-            p = <double>exp_shifted(x[top], base, magic, floor) * inverse
-            h[top] = <real>(p * (p_factor * (r.rest_of_max[lane] * inverse) + pp_factor * p))
+            h[top] = <real>hessian_at_maximum(r, lane)
     if t.grad != NULL:
-        for i in range(n):
-            g[i] = exp_scaled(x[i], base, magic, floor, high, low)
         if t.kind == CROSS_ENTROPY:
             if t.soft or t.smoothing > 0.0:
                 mix_weights(t, row, column, n, q, <real>0)
@@ -599,6 +600,28 @@ cdef void write_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
         store(t.grad, t.code, start, n, g)
     if t.hess != NULL:
         store(t.hess, t.code, start, n, h)
+
+
+cdef inline double hessian_at_maximum(const Rows* r, int lane) noexcept nogil:
+    """A p (1 - p) + B p^2 with p = E / S, 1 - p = T / S and S = E + T: no cancellation where p is near 1.
+
+    E T / S^2 carries the rounding errors of sum, product and square, so that it adds half an ulp to those of E and T.
+    """
+    cdef double e = exp_shifted(r.maximum[lane], r.base[lane], magic_of(r.scale[lane], <double>0),
+                                floor_of(r.scale[lane], <double>0))
+    cdef double rest = r.rest_of_max[lane]
+    cdef double s = e + rest
+    cdef double back = s - e
+    cdef double s_low = (e - (s - back)) + (rest - back)
+    cdef double product = e * rest
+    cdef double product_low = fma(e, rest, -product)
+    cdef double square = s * s
+    cdef double square_low = fma(s, s, -square) + 2.0 * s * s_low
+    cdef double q = product / square
+    cdef double p = e / s
+    q += (fma(-q, square, product) + product_low - q * square_low) / square
+    # log_total is nan where the row has no softmax, which `rest` alone does not show.
+    return r.p_factor[lane] * q + r.pp_factor[lane] * p * p + 0.0 * r.log_total[lane]
 
 
 cdef inline double soft_gradient_at_maximum(const Rows* r, int lane, double p, double q) noexcept nogil:
@@ -730,6 +753,7 @@ cdef void lanes_block(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r,
     cdef double rest_of_max[LANES]
     cdef double reference[LANES]
     cdef double s, back, term
+    cdef LaneSums q_sum
     cdef Tile tile
     cdef Shift shift
     cdef Py_ssize_t part, at, m, c
@@ -769,7 +793,8 @@ cdef void lanes_block(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r,
         rest[i] = 0.0
         rest_low[i] = 0.0
         rest_of_max[i] = 0.0
-        r.q_sum[i] = 0.0
+        q_sum.high[i] = 0.0
+        q_sum.low[i] = 0.0
         r.q_gap[i] = 0.0
         r.logit[i] = r.maximum[i]
         if t.kind == CROSS_ENTROPY and not t.soft and i < n and r.label[i] != IGNORED:
@@ -807,11 +832,12 @@ cdef void lanes_block(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r,
         if mixing:
             gather_weights(t, &tile, at, m, q, e)
             for c in range(m):
+                add_lanes(&q_sum, &q[c * LANES])
                 for i in range(LANES):
-                    r.q_sum[i] = r.q_sum[i] + q[c * LANES + i]
                     term = q[c * LANES + i] * (reference[i] - <double>x[c * LANES + i])
                     r.q_gap[i] = r.q_gap[i] + (0.0 if q[c * LANES + i] == 0.0 else term)
     for i in range(LANES):
+        r.q_sum[i] = q_sum.high[i] + q_sum.low[i]
         r.rest[i] = rest[i] + rest_low[i]
         r.rest_of_max[i] = rest_of_max[i] if both else r.rest[i]
     if t.kind == LOGSUMEXP:
@@ -834,7 +860,8 @@ cdef void write_lanes(const Softmax* t, const Tile* tile, const Rows* r, real* x
     cdef real floor[LANES]
     cdef double inverse[LANES]
     cdef double factor[LANES]
-    cdef double p
+    cdef double factor_low[LANES]
+    cdef double p, own
     cdef Py_ssize_t part, at, m, c
     cdef int i
     cdef bint mixing = t.kind == CROSS_ENTROPY and (t.soft or t.smoothing > 0.0)
@@ -844,6 +871,8 @@ cdef void write_lanes(const Softmax* t, const Tile* tile, const Rows* r, real* x
         floor[i] = floor_of(r.scale[i], <real>0)
         inverse[i] = 1.0 / r.total[i]
         factor[i] = r.p_factor[i] / r.total[i]
+        p = (fma(-factor[i], r.total[i], r.p_factor[i]) - factor[i] * r.total_low[i]) * inverse[i]
+        factor_low[i] = p if isfinite(p) else 0.0
     for part in range((t.classes + TILE - 1) // TILE):
         at = part * TILE
         m = min(<Py_ssize_t>TILE, t.classes - at)
@@ -864,7 +893,10 @@ cdef void write_lanes(const Softmax* t, const Tile* tile, const Rows* r, real* x
         if t.grad != NULL:
             for c in range(m):
                 for i in range(LANES):
-                    g[c * LANES + i] = <real>(<double>e[c * LANES + i] * factor[i])
+                    if real is float:
+                        g[c * LANES + i] = <float>(<double>e[c * LANES + i] * factor[i])
+                    else:
+                        g[c * LANES + i] = fma(e[c * LANES + i], factor[i], e[c * LANES + i] * factor_low[i])
             if mixing:
                 for c in range(m):
                     for i in range(LANES):
@@ -887,16 +919,14 @@ cdef void write_lanes(const Softmax* t, const Tile* tile, const Rows* r, real* x
             for c in range(m):
                 for i in range(LANES):
                     p = <double>e[c * LANES + i] * inverse[i]
-                    g[c * LANES + i] = <real>(p * (r.p_factor[i] * (1.0 - p) + r.pp_factor[i] * p))
+                    own = fma(<double>e[c * LANES + i], factor[i], <double>e[c * LANES + i] * factor_low[i])
+                    g[c * LANES + i] = <real>(fma(-own, p, own) + r.pp_factor[i] * p * p)
             for i in range(LANES):
                 if r.label[i] == IGNORED:
                     for c in range(m):
                         g[c * LANES + i] = <real>0.0
                 elif at <= r.argmax[i] < at + m:
-                    c = r.argmax[i] - at
-                    p = <double>e[c * LANES + i] * inverse[i]
-                    g[c * LANES + i] = <real>(p * (r.p_factor[i] * (r.rest_of_max[i] * inverse[i])
-                                                   + r.pp_factor[i] * p))
+                    g[(r.argmax[i] - at) * LANES + i] = <real>hessian_at_maximum(r, i)
             scatter(t.hess, t.code, tile, at, m, g)
 
 

@@ -15,7 +15,8 @@ from cython.parallel cimport prange
 from cpython.long cimport PyLong_CheckExact, PyLong_AsLongLongAndOverflow, PyLong_AsUnsignedLongLong
 from cpython.float cimport PyFloat_Check, PyFloat_AS_DOUBLE
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_SIZE
-from libc.stdlib cimport malloc, calloc, free, getenv
+from libc.stdlib cimport getenv
+from cpython.bytearray cimport PyByteArray_AS_STRING
 
 import numpy as np
 
@@ -365,15 +366,15 @@ cdef tuple read_outputs(int verb, object out, cnp.ndarray like, tuple inputs):
     return grad, hess
 
 
-cdef double total_of(const Sum* parts, Py_ssize_t n) noexcept:
-    """Partial sums, added in order."""
+cdef double total_of(const Sum* parts, Py_ssize_t n, double divisor) noexcept:
+    """Partial sums, added in order, and divided."""
     cdef Sum total
     cdef Py_ssize_t i
     memset(&total, 0, sizeof(Sum))
     for i in range(n):
         add(&total, parts[i].high)
         total.low += parts[i].low
-    return value_of(&total)
+    return quotient(&total, divisor)
 
 
 cdef object answer(int verb, object value, object grad, object hess):
@@ -458,9 +459,8 @@ cdef int take_census(Softmax* t, int threads, bint mean) except -1:
     blocks = (t.rows + task.block_rows - 1) // task.block_rows
     task.parts = few
     if blocks > 64:
-        task.parts = <Census*>malloc(blocks * sizeof(Census))
-        if task.parts == NULL:
-            raise MemoryError()
+        memory = bytearray(blocks * sizeof(Census))
+        task.parts = <Census*>PyByteArray_AS_STRING(memory)
     run(census_block, &task, blocks, threads, <double>t.rows * (1.0 if t.weight == NULL else 4.0))
     memset(&weights, 0, sizeof(Sum))
     memset(&samples, 0, sizeof(Sum))
@@ -470,8 +470,6 @@ cdef int take_census(Softmax* t, int threads, bint mean) except -1:
         add(&samples, task.parts[i].samples.high)
         weights.low += task.parts[i].weights.low
         samples.low += task.parts[i].samples.low
-    if task.parts != few:
-        free(task.parts)
     if mean:
         t.divisor = value_of(&weights)
         t.z_divisor = value_of(&samples)
@@ -585,20 +583,17 @@ def cross_entropy(verb, logits, target, weight, sample_weight, ignore_index, lab
             t.loss_code = F64 if t.code == F64 else F32
         else:
             if blocks > 64:
-                sums = <Sum*>malloc(2 * blocks * sizeof(Sum))
-                if sums == NULL:
-                    raise MemoryError()
+                memory = bytearray(2 * blocks * sizeof(Sum))
+                sums = <Sum*>PyByteArray_AS_STRING(memory)
             t.sums = sums
             if t.z_loss > 0.0:
                 t.z_sums = sums + blocks
     run_softmax(&t, blocks, threads)
     if t.sums == NULL:
         return answer(v, rows, grad, hess)
-    value = total_of(t.sums, blocks) / t.divisor
+    value = total_of(t.sums, blocks, t.divisor)
     if t.z_sums != NULL:
-        value += total_of(t.z_sums, blocks) / t.z_divisor
-    if sums != few:
-        free(sums)
+        value += total_of(t.z_sums, blocks, t.z_divisor)
     return answer(v, value, grad, hess)
 
 
@@ -676,22 +671,15 @@ cdef bint targets_are_binary(const Operand* target, Py_ssize_t n, int threads) e
     cdef char few[256]
     cdef Sweep sweep
     cdef Py_ssize_t blocks = blocks_of_items(n)
-    cdef Py_ssize_t i
-    cdef bint bad = False
     sweep.operand = target
     sweep.n = n
     sweep.sums = NULL
     sweep.bad = few
     if blocks > 256:
-        sweep.bad = <char*>malloc(blocks)
-        if sweep.bad == NULL:
-            raise MemoryError()
+        memory = bytearray(blocks)
+        sweep.bad = PyByteArray_AS_STRING(memory)
     run(zero_or_one_block, &sweep, blocks, threads, 0.05 * <double>n * <double>target.itemsize)
-    for i in range(blocks):
-        bad = bad or sweep.bad[i]
-    if sweep.bad != few:
-        free(sweep.bad)
-    return not bad
+    return not any_set(sweep.bad, blocks)
 
 
 cdef int sum_operand(const Operand* operand, Py_ssize_t n, int threads, double* total) except -1:
@@ -704,13 +692,10 @@ cdef int sum_operand(const Operand* operand, Py_ssize_t n, int threads, double* 
     sweep.bad = NULL
     sweep.sums = few
     if blocks > 128:
-        sweep.sums = <Sum*>malloc(blocks * sizeof(Sum))
-        if sweep.sums == NULL:
-            raise MemoryError()
+        memory = bytearray(blocks * sizeof(Sum))
+        sweep.sums = <Sum*>PyByteArray_AS_STRING(memory)
     run(sum_block, &sweep, blocks, threads, 0.3 * <double>n)
-    total[0] = total_of(sweep.sums, blocks)
-    if sweep.sums != few:
-        free(sweep.sums)
+    total[0] = total_of(sweep.sums, blocks, 1.0)
     return 0
 
 
@@ -723,9 +708,9 @@ cdef object pointwise_entry(PointwiseKind kind, object verb, object x, object ta
     cdef int threads = threads_of(num_threads)
     cdef cnp.ndarray a
     cdef object grad, hess, values
-    cdef Py_ssize_t blocks, i
+    cdef Py_ssize_t blocks
     cdef double value = 0.0
-    cdef bint bad = False
+    cdef bint in_place
     cdef Sum few[128]
     cdef char few_bad[128]
     cdef Sum* sums = few
@@ -762,8 +747,23 @@ cdef object pointwise_entry(PointwiseKind kind, object verb, object x, object ta
         if strided_overlap(outputs, weight) or strided_overlap(outputs, pos_weight):
             return NotImplemented
     grad, hess = outputs
+    in_place = ((grad is not None and cnp.PyArray_DATA(<cnp.ndarray>grad) == cnp.PyArray_DATA(a))
+                or (hess is not None and cnp.PyArray_DATA(<cnp.ndarray>hess) == cnp.PyArray_DATA(a)))
     if kind != MSE_LOSS and BOOL < t.target.code < F16 and not targets_are_binary(&t.target, t.n, threads):
         return NotImplemented
+
+    blocks = blocks_of_items(t.n)
+    if blocks > 128:
+        memory = bytearray(blocks * (sizeof(Sum) + 1))
+        sums = <Sum*>PyByteArray_AS_STRING(memory)
+        t.bad = <char*>(sums + blocks)
+    if kind == BINARY_CROSS_ENTROPY:
+        memset(t.bad, 0, blocks)
+        if in_place:
+            # Results would replace probabilities before a bad one among them is found: a pass that only looks.
+            run_pointwise(&t, blocks, threads)
+            if any_set(t.bad, blocks):
+                return NotImplemented
 
     if r == MEAN:
         t.divisor = <double>t.n
@@ -773,7 +773,6 @@ cdef object pointwise_entry(PointwiseKind kind, object verb, object x, object ta
         t.grad = <char*>cnp.PyArray_DATA(<cnp.ndarray>grad)
     if hess is not None:
         t.hess = <char*>cnp.PyArray_DATA(<cnp.ndarray>hess)
-    blocks = blocks_of_items(t.n)
     values = None
     if v != GRAD_AND_HESS:
         if r == NO_REDUCTION:
@@ -782,26 +781,20 @@ cdef object pointwise_entry(PointwiseKind kind, object verb, object x, object ta
             t.values = <char*>cnp.PyArray_DATA(<cnp.ndarray>values)
         else:
             t.sums = sums
-    if blocks > 128:
-        sums = <Sum*>malloc(blocks * (sizeof(Sum) + 1))
-        if sums == NULL:
-            raise MemoryError()
-        if t.sums != NULL:
-            t.sums = sums
-        t.bad = <char*>(sums + blocks)
-    if kind == BINARY_CROSS_ENTROPY:
-        memset(t.bad, 0, blocks)
     run_pointwise(&t, blocks, threads)
     if t.sums != NULL:
-        value = total_of(t.sums, blocks) / t.divisor
-    if kind == BINARY_CROSS_ENTROPY:
-        for i in range(blocks):
-            bad = bad or t.bad[i]
-    if sums != few:
-        free(sums)
-    if bad:
+        value = total_of(t.sums, blocks, t.divisor)
+    if kind == BINARY_CROSS_ENTROPY and any_set(t.bad, blocks):
         return NotImplemented
     return answer(v, values if r == NO_REDUCTION else value, grad, hess)
+
+
+cdef bint any_set(const char* flags, Py_ssize_t n) noexcept:
+    cdef Py_ssize_t i
+    for i in range(n):
+        if flags[i]:
+            return True
+    return False
 
 
 cdef bint strided_overlap(tuple outputs, object weight) except -1:

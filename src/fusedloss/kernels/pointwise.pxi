@@ -31,16 +31,16 @@ cdef struct Pointwise:
     char* bad             # OUT (blocks,): a probability or target outside [0, 1] was met
 
 
-cdef inline double wide_sum(real* a, Py_ssize_t n) noexcept nogil:
-    """Sum of a[0:n], n <= CHUNK, pairwise in float64: items may be as large as the dtype allows."""
+cdef inline void add_items(Sum* total, real* a, Py_ssize_t n) noexcept nogil:
+    """Add a[0:n], n <= CHUNK, in float64: items may be as large as the dtype allows. OUT a is scratch."""
     cdef double wide[CHUNK]
     cdef Py_ssize_t i
     if real is float:
         for i in range(n):
             wide[i] = a[i]
-        return tree_sum(wide, n)
+        add(total, tree_sum(wide, n))
     else:
-        return tree_sum(a, n)
+        add_carefully(total, a, n)
 
 
 cdef struct Factor:
@@ -60,7 +60,9 @@ cdef inline Factor reciprocal(double numerator, double divisor) noexcept nogil:
 
 
 cdef inline real scale_by(real value, real high, real low) noexcept nogil:
-    return multiply_add(value, high, value * low)
+    """value * (high + low), rounded once; infinities as by a plain product."""
+    cdef real scaled = multiply_add(value, high, value * low)
+    return scaled if scaled - scaled == <real>0.0 else value * high
 
 
 # ----------------------------------------------------------------------- binary cross-entropy with logits
@@ -110,7 +112,7 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
         if t.values != NULL:
             store(t.values, F32 if real is float else F64, first, n, v)
         if t.sums != NULL:
-            add(total, wide_sum(v, n))
+            add_items(total, v, n)
     if t.hess != NULL:
         if real is float:
             # In float64, which costs less than carrying the rounding errors of two divisions.
@@ -119,8 +121,7 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
                 h[i] = <float>(<double>(a[i] + b[i]) * e[i] / (wide * wide) * f.high)
         else:
             for i in range(n):
-                h[i] = scale_by(divide_by_one_plus(divide_by_one_plus((a[i] + b[i]) * e[i], e[i]), e[i]),
-                                f.high, f.low)
+                h[i] = scaled_division(divide_by_one_plus((a[i] + b[i]) * e[i], e[i]), e[i], f.high, f.low)
     if t.grad != NULL:
         high = <real>f.high
         low = <real>(f.low if real is double else f.high - <double>high)
@@ -129,7 +130,7 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
         for i in range(n):
             numerator = (multiply_add(-b[i], e[i], a[i]) if x[i] >= <real>0.0
                          else multiply_add(a[i], e[i], -b[i]))
-            v[i] = scale_by(divide_by_one_plus(numerator, e[i]), high, low)
+            v[i] = scaled_division(numerator, e[i], high, low)
         store(t.grad, t.code, first, n, v)
     if t.hess != NULL:
         store(t.hess, t.code, first, n, h)
@@ -191,7 +192,10 @@ cdef inline void bce_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, S
                 out[i] = <real>v[i]
             store(t.values, F32 if real is float else F64, first, n, out)
         if t.sums != NULL:
-            add(total, tree_sum(v, n))
+            if real is float:
+                add(total, tree_sum(v, n))
+            else:
+                add_carefully(total, v, n)
     if t.hess != NULL:
         for i in range(n):
             p = x[i]
@@ -241,8 +245,8 @@ cdef inline void mse_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, S
             else:
                 back = d - x[i]
                 lost = (x[i] - (d - back)) - (y[i] + back)
-                lost = lost if lost - lost == 0.0 else 0.0       # inf - inf where d is infinite
-                v[i] = fma(d, d, 2.0 * d * lost)
+                lost = fma(d, d, 2.0 * d * lost)
+                v[i] = lost if lost - lost == 0.0 else d * d      # inf - inf where d is infinite
         if w != NULL:
             for i in range(n):
                 v[i] = <double>w[i] * v[i]
@@ -251,7 +255,10 @@ cdef inline void mse_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, S
                 out[i] = <real>v[i]
             store(t.values, F32 if real is float else F64, first, n, out)
         if t.sums != NULL:
-            add(total, tree_sum(v, n))
+            if real is float:
+                add(total, tree_sum(v, n))
+            else:
+                add_carefully(total, v, n)
     if t.hess != NULL:
         for i in range(n):
             h[i] = <real>f.high
@@ -286,10 +293,10 @@ cdef inline void function_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t
             v[i] = divide_by_one_plus(<real>1.0 if x[i] >= <real>0.0 else e[i], e[i])
     elif t.kind == SOFTPLUS:
         for i in range(n):
-            v[i] = (x[i] if x[i] > <real>0.0 else <real>0.0) + log1p_unit(e[i])
+            v[i] = plus_log1p(x[i] if x[i] > <real>0.0 else <real>0.0, e[i])
     else:
         for i in range(n):
-            v[i] = (x[i] if x[i] < <real>0.0 else <real>0.0) - log1p_unit(e[i])
+            v[i] = -plus_log1p(-x[i] if x[i] < <real>0.0 else <real>0.0, e[i])
     store(t.values, t.code, first, n, v)
 
 

@@ -659,13 +659,18 @@ cdef struct Tile:
 
 
 cdef void place(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Tile* tile) noexcept nogil:
-    cdef Py_ssize_t row
+    cdef Py_ssize_t outer = first // t.inner
+    cdef Py_ssize_t within = first - outer * t.inner
     cdef int i
     tile.lanes = <int>n
     tile.stride = t.inner
     for i in range(LANES):
-        row = first + min(<Py_ssize_t>i, n - 1)
-        tile.start[i] = (row // t.inner) * t.classes * t.inner + row % t.inner
+        tile.start[i] = outer * t.classes * t.inner + within
+        if i + 1 < n:
+            within += 1
+            if within == t.inner:
+                within = 0
+                outer += 1
     tile.adjacent = n == LANES and tile.start[LANES - 1] == tile.start[0] + LANES - 1
 
 
@@ -764,7 +769,7 @@ cdef void lanes_block(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r,
 
     place(t, first, n, &tile)
 
-    # 1. Maximum and its first position.
+    # 1. Maximum, and its first position where that is asked for.
     for i in range(LANES):
         best[i] = -INFINITY
         r.argmax[i] = 0
@@ -772,23 +777,28 @@ cdef void lanes_block(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r,
         at = part * TILE
         m = min(<Py_ssize_t>TILE, t.classes - at)
         gather(t.logits, t.code, &tile, at, m, x)
-        for i in range(LANES):
-            argmax[i] = -1
-        for c in range(m):
+        if t.by_maximum or t.hess != NULL:
             for i in range(LANES):
-                argmax[i] = <int32_t>c if x[c * LANES + i] > best[i] else argmax[i]
-                best[i] = x[c * LANES + i] if x[c * LANES + i] > best[i] else best[i]
-        for i in range(LANES):
-            if argmax[i] >= 0:
-                r.argmax[i] = at + argmax[i]
+                argmax[i] = -1
+            for c in range(m):
+                for i in range(LANES):
+                    argmax[i] = <int32_t>c if x[c * LANES + i] > best[i] else argmax[i]
+                    best[i] = x[c * LANES + i] if x[c * LANES + i] > best[i] else best[i]
+            for i in range(LANES):
+                r.argmax[i] = at + argmax[i] if argmax[i] >= 0 else r.argmax[i]
+        else:
+            for c in range(m):
+                for i in range(LANES):
+                    best[i] = x[c * LANES + i] if x[c * LANES + i] > best[i] else best[i]
     for i in range(LANES):
         r.maximum[i] = best[i]
         shift = shift_of(<double>best[i], <real>0)
         r.base[i] = shift.base
         r.scale[i] = shift.scale
-        base[i] = <real>shift.base
-        magic[i] = magic_of(shift.scale, <real>0)
-        floor[i] = floor_of(shift.scale, <real>0)
+    for i in range(LANES):
+        base[i] = <real>r.base[i]
+        magic[i] = magic_of(r.scale[i], <real>0)
+        floor[i] = floor_of(r.scale[i], <real>0)
         reference[i] = r.maximum[i] if r.maximum[i] > -INFINITY else 0.0
         rest[i] = 0.0
         rest_low[i] = 0.0
@@ -797,8 +807,10 @@ cdef void lanes_block(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r,
         q_sum.low[i] = 0.0
         r.q_gap[i] = 0.0
         r.logit[i] = r.maximum[i]
-        if t.kind == CROSS_ENTROPY and not t.soft and i < n and r.label[i] != IGNORED:
-            r.logit[i] = load_one(t.logits, t.code, tile.start[i] + r.label[i] * t.inner)
+    if t.kind == CROSS_ENTROPY and not t.soft:
+        for i in range(<int>n):
+            if r.label[i] != IGNORED:
+                r.logit[i] = load_one(t.logits, t.code, tile.start[i] + r.label[i] * t.inner)
 
     # 2. Sums.
     for part in range((t.classes + TILE - 1) // TILE):

@@ -73,15 +73,11 @@ cdef inline Shift shift_of(double maximum, real tag) noexcept nogil:
     """
     cdef Shift shift
     cdef double limit = 65536.0 if real is float else 1099511627776.0
-    if -limit <= maximum <= limit:
-        shift.base = 0.0
-        shift.scale = 2.0 * rint(maximum * (0.5 * FL_LOG2E)) - 4.0
-    elif maximum == -INFINITY:
-        shift.base = 0.0
-        shift.scale = 0.0
-    else:
-        shift.base = maximum
-        shift.scale = -4.0
+    cdef double scale = 2.0 * rint(maximum * (0.5 * FL_LOG2E)) - 4.0
+    cdef double apart = 0.0 if maximum == -INFINITY else -4.0
+    cdef bint inside = (maximum >= -limit) & (maximum <= limit)
+    shift.scale = scale if inside else apart
+    shift.base = 0.0 if inside | (maximum == -INFINITY) else maximum
     return shift
 
 

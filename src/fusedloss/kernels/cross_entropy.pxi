@@ -15,6 +15,7 @@
 
 cdef enum:
     COLUMNS = 4096        # classes per column block: its maximum is found and used while it is in cache
+    GROUP = 16384         # classes per group of column blocks, which threads may share a row by
     FEW_CLASSES = 40      # up to here 16 rows go side by side
     TILE = 64             # classes of 16 rows held in scratch at a time
 
@@ -477,18 +478,34 @@ cdef void merge(RowScan* a, RowScan* b, bint by_maximum) noexcept nogil:
         a[0] = b[0]
 
 
-cdef void scan_row(const Softmax* t, Py_ssize_t row, Py_ssize_t left_out, bint want_argmax,
-                   RowScan* scan, real tag) noexcept nogil:
-    """All column blocks of a row, in order."""
+cdef void scan_group(const Softmax* t, Py_ssize_t row, Py_ssize_t group, Py_ssize_t left_out, bint want_argmax,
+                     RowScan* scan, real tag) noexcept nogil:
+    """The column blocks of one group of a row, in order."""
     cdef real buffer[COLUMNS]
     cdef RowScan block
-    cdef Py_ssize_t column = COLUMNS
-    scan_columns(t, row, 0, min(<Py_ssize_t>COLUMNS, t.classes), left_out, want_argmax, buffer, scan)
-    while column < t.classes:
-        scan_columns(t, row, column, min(<Py_ssize_t>COLUMNS, t.classes - column), left_out, want_argmax,
-                     buffer, &block)
+    cdef Py_ssize_t column = group * GROUP
+    cdef Py_ssize_t last = min(column + GROUP, t.classes)
+    scan_columns(t, row, column, min(<Py_ssize_t>COLUMNS, last - column), left_out, want_argmax, buffer, scan)
+    column += COLUMNS
+    while column < last:
+        scan_columns(t, row, column, min(<Py_ssize_t>COLUMNS, last - column), left_out, want_argmax, buffer, &block)
         merge(scan, &block, left_out < 0)
         column += COLUMNS
+
+
+cdef inline Py_ssize_t groups_of(const Softmax* t) noexcept nogil:
+    return (t.classes + GROUP - 1) // GROUP
+
+
+cdef void scan_row(const Softmax* t, Py_ssize_t row, Py_ssize_t left_out, bint want_argmax,
+                   RowScan* scan, real tag) noexcept nogil:
+    """All groups of a row, in order: the same sums, to the bit, as when threads share the row."""
+    cdef RowScan part
+    cdef Py_ssize_t group
+    scan_group(t, row, 0, left_out, want_argmax, scan, tag)
+    for group in range(1, groups_of(t)):
+        scan_group(t, row, group, left_out, want_argmax, &part, tag)
+        merge(scan, &part, left_out < 0)
 
 
 cdef void keep_scan(const Softmax* t, Py_ssize_t row, const RowScan* scan, Rows* r, int lane) noexcept nogil:
@@ -518,6 +535,11 @@ cdef bint row_has_nan(const Softmax* t, Py_ssize_t row) noexcept nogil:
     return False
 
 
+cdef inline bint winner_needs_a_sum(const Softmax* t, const Rows* r, int lane) noexcept nogil:
+    """The Hessian's 1 - p of a winner that is not the label needs the sum without the winner."""
+    return t.hess != NULL and not t.by_maximum and r.logit[lane] < r.maximum[lane]
+
+
 cdef void scan_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r, real tag) noexcept nogil:
     cdef RowScan scan, again
     cdef int lane
@@ -527,8 +549,7 @@ cdef void scan_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r, r
         scan_row(t, first + lane, -1 if t.by_maximum else <Py_ssize_t>r.label[lane], t.hess != NULL,
                  &scan, <real>0)
         keep_scan(t, first + lane, &scan, r, lane)
-        if t.hess != NULL and not t.by_maximum and r.logit[lane] < r.maximum[lane]:
-            # 1 - p of a winner that is not the label needs the sum without the winner.
+        if winner_needs_a_sum(t, r, lane):
             scan_row(t, first + lane, scan.argmax, False, &again, <real>0)
             r.rest_of_max[lane] = value_of(&again.rest)
 
@@ -633,19 +654,24 @@ cdef inline double soft_gradient_at_maximum(const Rows* r, int lane, double p, d
 
 cdef void write_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, const Rows* r, real tag) noexcept nogil:
     cdef int lane
-    cdef Py_ssize_t part, column, start
-    cdef Py_ssize_t row_bytes = t.classes * size_of(t.code)
     for lane in range(<int>n):
-        if r.label[lane] == IGNORED:
-            start = (first + lane) * row_bytes
-            if t.grad != NULL:
-                memset(t.grad + start, 0, row_bytes)
-            if t.hess != NULL:
-                memset(t.hess + start, 0, row_bytes)
-            continue
-        for part in range((t.classes + CHUNK - 1) // CHUNK):
-            column = part * CHUNK
-            write_chunk(t, first + lane, column, min(<Py_ssize_t>CHUNK, t.classes - column), r, lane, <real>0)
+        write_columns(t, first + lane, 0, t.classes, r, lane, tag)
+
+
+cdef void write_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t last, const Rows* r,
+                        int lane, real tag) noexcept nogil:
+    """Outputs of a row's columns column..last."""
+    cdef Py_ssize_t start = (row * t.classes + column) * size_of(t.code)
+    cdef Py_ssize_t size = (last - column) * size_of(t.code)
+    if r.label[lane] == IGNORED:
+        if t.grad != NULL:
+            memset(t.grad + start, 0, size)
+        if t.hess != NULL:
+            memset(t.hess + start, 0, size)
+        return
+    while column < last:
+        write_chunk(t, row, column, min(<Py_ssize_t>CHUNK, last - column), r, lane, tag)
+        column += CHUNK
 
 
 # ------------------------------------------------------------------------- 16 rows side by side, lane = row
@@ -951,10 +977,8 @@ cdef void softmax_block(Softmax* t, Py_ssize_t block, real tag) noexcept nogil:
     # A group's rows stay in cache between scanning and writing.
     cdef Py_ssize_t group = LANES if t.classes <= COLUMNS or t.inner > 1 else 1
     cdef Py_ssize_t n
-    cdef int i
     cdef Rows r
     cdef LaneSums total, z_total
-    cdef real out[LANES]
     cdef bint side_by_side = t.inner > 1 or t.classes <= FEW_CLASSES
     memset(&total, 0, sizeof(LaneSums))
     memset(&z_total, 0, sizeof(LaneSums))
@@ -968,10 +992,7 @@ cdef void softmax_block(Softmax* t, Py_ssize_t block, real tag) noexcept nogil:
             finish(t, &r)
             if t.grad != NULL or t.hess != NULL:
                 write_rows(t, first, n, &r, <real>0)
-        if t.losses != NULL:
-            for i in range(LANES):
-                out[i] = <real>(r.loss[i] + r.z[i])
-            store(t.losses, t.loss_code, first, n, out)
+        keep_losses(t, first, n, &r, tag)
         if t.sums != NULL:
             add_lanes(&total, r.loss)
             if t.z_sums != NULL:
@@ -989,3 +1010,50 @@ cdef void softmax_block_float(void* task, Py_ssize_t block) noexcept nogil:
 
 cdef void softmax_block_double(void* task, Py_ssize_t block) noexcept nogil:
     softmax_block(<Softmax*>task, block, <double>0)
+
+
+# ------------------------------------------------------------------------------- one row, shared by the threads
+
+cdef struct SharedRow:
+    Softmax* softmax
+    Py_ssize_t row
+    Py_ssize_t left_out
+    RowScan* parts        # OUT (groups,)
+    const Rows* rows      # the row is lane 0
+
+
+cdef void shared_scan_float(void* task, Py_ssize_t group) noexcept nogil:
+    cdef SharedRow* s = <SharedRow*>task
+    scan_group(s.softmax, s.row, group, s.left_out, s.softmax.hess != NULL, s.parts + group, <float>0)
+
+
+cdef void shared_scan_double(void* task, Py_ssize_t group) noexcept nogil:
+    cdef SharedRow* s = <SharedRow*>task
+    scan_group(s.softmax, s.row, group, s.left_out, s.softmax.hess != NULL, s.parts + group, <double>0)
+
+
+cdef void shared_write_float(void* task, Py_ssize_t group) noexcept nogil:
+    cdef SharedRow* s = <SharedRow*>task
+    write_columns(s.softmax, s.row, group * GROUP, min((group + 1) * GROUP, s.softmax.classes), s.rows, 0, <float>0)
+
+
+cdef void shared_write_double(void* task, Py_ssize_t group) noexcept nogil:
+    cdef SharedRow* s = <SharedRow*>task
+    write_columns(s.softmax, s.row, group * GROUP, min((group + 1) * GROUP, s.softmax.classes), s.rows, 0, <double>0)
+
+
+cdef void merge_parts(SharedRow* s) noexcept nogil:
+    """All parts into the first, in order."""
+    cdef Py_ssize_t group
+    for group in range(1, groups_of(s.softmax)):
+        merge(s.parts, s.parts + group, s.left_out < 0)
+
+
+cdef void keep_losses(const Softmax* t, Py_ssize_t first, Py_ssize_t n, const Rows* r, real tag) noexcept nogil:
+    """Losses of n rows to their array, if there is one."""
+    cdef real out[LANES]
+    cdef int i
+    if t.losses != NULL:
+        for i in range(LANES):
+            out[i] = <real>(r.loss[i] + r.z[i])
+        store(t.losses, t.loss_code, first, n, out)

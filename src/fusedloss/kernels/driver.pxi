@@ -67,6 +67,11 @@ cdef extern from *:
     int fl_pause_openmp() noexcept nogil
 
 cdef enum:
+    # Fewer rows than this, of at least so many classes, are shared by the threads.
+    SHARED_ROWS = 16
+    SHARED_CLASSES = 131072
+
+cdef enum:
     MAX_THREADS = 1024
     # A thread is worth waking for this much work: 10 times what a region of two threads costs.
     NS_PER_THREAD = 25000
@@ -438,13 +443,57 @@ cdef Py_ssize_t choose_blocks(Softmax* t) noexcept:
     return (t.rows + t.block_rows - 1) // t.block_rows
 
 
-cdef void run_softmax(Softmax* t, Py_ssize_t blocks, int threads) noexcept:
+cdef int run_softmax(Softmax* t, Py_ssize_t blocks, int threads) except -1:
     cdef double items = <double>t.rows * <double>t.classes
     cdef double ns = SOFTMAX_NS[t.grad != NULL or t.hess != NULL] * (items + 40.0 * <double>t.rows)
-    if t.code == F64:
+    if t.inner == 1 and t.rows < SHARED_ROWS and t.classes >= SHARED_CLASSES:
+        share_rows(t, threads)
+    elif t.code == F64:
         run(softmax_block_double, t, blocks, threads, 2.0 * ns)
     else:
         run(softmax_block_float, t, blocks, threads, ns)
+    return 0
+
+
+cdef int share_rows(Softmax* t, int threads) except -1:
+    """Few long rows: one after the other, each shared by all threads. The same bits as softmax_block gives."""
+    cdef SharedRow s
+    cdef Rows r
+    cdef RowScan scan
+    cdef Py_ssize_t groups = groups_of(t)
+    cdef bint wide = t.code == F64
+    cdef double ns = (1.0 + wide) * <double>t.classes
+    memory = bytearray(groups * sizeof(RowScan))
+    s.parts = <RowScan*>PyByteArray_AS_STRING(memory)
+    s.softmax = t
+    s.rows = &r
+    for s.row in range(t.rows):
+        read_row_options(t, s.row, 1, &r)
+        if r.label[0] != IGNORED:
+            s.left_out = -1 if t.by_maximum else <Py_ssize_t>r.label[0]
+            run(shared_scan_double if wide else shared_scan_float, &s, groups, threads, SOFTMAX_NS[0] * ns)
+            merge_parts(&s)
+            scan = s.parts[0]
+            keep_scan(t, s.row, &scan, &r, 0)
+            if winner_needs_a_sum(t, &r, 0):
+                s.left_out = scan.argmax
+                run(shared_scan_double if wide else shared_scan_float, &s, groups, threads, SOFTMAX_NS[0] * ns)
+                merge_parts(&s)
+                r.rest_of_max[0] = value_of(&s.parts[0].rest)
+        finish(t, &r)
+        if t.grad != NULL or t.hess != NULL:
+            run(shared_write_double if wide else shared_write_float, &s, groups, threads, SOFTMAX_NS[1] * ns)
+        if wide:
+            keep_losses(t, s.row, 1, &r, <double>0)
+        else:
+            keep_losses(t, s.row, 1, &r, <float>0)
+        if t.sums != NULL:
+            t.sums[s.row].high = r.loss[0]
+            t.sums[s.row].low = 0.0
+        if t.z_sums != NULL:
+            t.z_sums[s.row].high = r.z[0]
+            t.z_sums[s.row].low = 0.0
+    return 0
 
 
 cdef int take_census(Softmax* t, int threads, bint mean) except -1:

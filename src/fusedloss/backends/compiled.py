@@ -1,7 +1,7 @@
 """The compiled backend: imports the one kernel module that this CPU runs best.
 
-A module built for instructions that the CPU lacks may crash while it is imported, so the choice is made before any
-import, by CPUID.
+A module built for instructions that the CPU lacks may crash while it is imported, so the choice is
+made before any import, by CPUID.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ isa: str | None = None  # the level in use, once loaded
 
 
 def load(level: str | None = None) -> None:
-    """Import the kernels of a level, or of the best one here, and make their functions this module's.
+    """Import the kernels of a level, or of the best one here, and export their functions.
 
-    Raises `Unavailable` if the CPU cannot run the level, or if no level that it can run was built. A module that is
-    there and cannot be imported raises what it raises.
+    Raises `Unavailable` if the CPU cannot run the level, or if no level that it can run was built.
+    A module that is there and cannot be imported raises what it raises.
     """
     global isa
     detected = detected_isa()

@@ -18,7 +18,6 @@ LIBOMP_PREFIX
 import os
 import sysconfig
 import tempfile
-from glob import glob
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -180,16 +179,12 @@ class BuildExt(build_ext):
         return True
 
 
-# What a change of rebuilds everything. The list is not per module, because each level module
-# includes all of the .pxi files.
-DEPENDS = ["setup.py", *sorted(glob(f"{KERNELS}/*.pxi") + glob(f"{KERNELS}/*.h"))]
-
 # Optional: where a compiler does not know the flags of a level, that module alone is left out.
 EXTENSIONS = [
     Extension(
         f"fusedloss.kernels.{name}",
         [f"{KERNELS}/{name}.pyx"],
-        depends=DEPENDS,
+        depends=["setup.py"],  # its flags; included files are found by Cython
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
         optional=not REQUIRE,
     )

@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import tarfile
+import time
 import tomllib
 import zipfile
 from importlib import metadata
@@ -414,7 +415,7 @@ def test_two_builds_in_two_folders_are_equal(skeleton, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the list of levels is that of Linux")
-def test_a_change_of_an_included_file_rebuilds_the_modules(skeleton):
+def test_a_change_of_an_included_file_or_of_the_flags_rebuilds_the_modules(skeleton):
     kernels = build_in_place(skeleton)
     included = kernels / "extra.pxi"
     included.write_text("def extra():\n    return 1\n")
@@ -422,11 +423,16 @@ def test_a_change_of_an_included_file_rebuilds_the_modules(skeleton):
         if path.name != "cpu.pyx":
             path.write_text(path.read_text() + 'include "extra.pxi"\n')
     build_in_place(skeleton)
-    before = {path: path.stat().st_mtime_ns for path in kernels.glob("[xg]*.so")}
+
+    def times():
+        return {path: path.stat().st_mtime_ns for path in kernels.glob("[xg]*.so")}
+
+    before = times()
     assert before
     build_in_place(skeleton)
-    assert before == {path: path.stat().st_mtime_ns for path in before}  # nothing to do
-    included.write_text("def extra():\n    return 2\n")
-    os.utime(included, ns=(max(before.values()) + 10**9,) * 2)
-    build_in_place(skeleton)
-    assert all(path.stat().st_mtime_ns > time for path, time in before.items())
+    assert times() == before  # nothing to do
+    for changed in (included, skeleton / "setup.py"):
+        before = times()
+        os.utime(changed, ns=(time.time_ns(),) * 2)
+        build_in_place(skeleton)
+        assert all(times()[path] > before[path] for path in before), changed

@@ -2,19 +2,22 @@
 
 Three things keep this file small and its memory bounded.
 
-**One specialisation per kernel.** Numba compiles a function again for every combination of argument types. Here a kernel
-sees each array as bytes, together with a number that says what they mean (`KINDS`), so a kernel has one signature and is
-compiled once, whatever the dtypes of logits, targets and weights.
+**One specialisation per kernel.** Numba compiles a function again for every combination of argument
+types. Here a kernel sees each array as bytes, together with a number that says what they mean
+(`KINDS`), so a kernel has one signature and is compiled once, whatever the dtypes of logits,
+targets and weights.
 
-**Tiles.** A kernel loads `TILE` items at a time into scratch arrays of float64, does its arithmetic there, and stores
-the results with one rounding. Loading is where dtypes, strides, broadcast weights and the place of the class axis end;
-storing is where they begin again. Nothing else in memory grows with the data. A row longer than a tile is walked over in
-pieces: once for its largest logit, once for its sums, and once more for gradients.
+**Tiles.** A kernel loads `TILE` items at a time into scratch arrays of float64, does its arithmetic
+there, and stores the results with one rounding. Loading is where dtypes, strides, broadcast weights
+and the place of the class axis end; storing is where they begin again. Nothing else in memory grows
+with the data. A row longer than a tile is walked over in pieces: once for its largest logit, once
+for its sums, and once more for gradients.
 
-**float64.** All arithmetic is done in it. For 16-bit and float32 input that leaves only the rounding at the store; for
-float64 input sums and differences carry their rounding errors along.
+**float64.** All arithmetic is done in it. For 16-bit and float32 input that leaves only the
+rounding at the store; for float64 input sums and differences carry their rounding errors along.
 
-The signatures, and what they may rely on, are those of the package docstring, ``fusedloss.backends``.
+The signatures, and what they may rely on, are those of the package docstring,
+``fusedloss.backends``.
 """
 
 from __future__ import annotations
@@ -27,22 +30,24 @@ from numba.extending import intrinsic
 
 from . import GRAD_AND_HESS, VALUE
 
-# Items in a scratch array: 32 KiB of float64, so that a kernel's four or five arrays of them stay in the second level of
-# cache. Also the most rows in a tile.
+# Items in a scratch array: 32 KiB of float64, so that a kernel's four or five arrays of them stay
+# in the second level of cache. Also the most rows in a tile.
 TILE = 4096
 
-
-# Numba compiles a function again for every literal argument. As NumPy scalars, these are not literals.
+# Numba compiles a function again for every literal argument. As NumPy scalars, these are not
+# literals.
 ZERO = np.int64(0)
 NO = np.bool_(False)
 
 
 def _jit(function, **more):
-    """Compile `function` when it is first called. The one place where this package decides how Numba compiles.
+    """Compile `function` when it is first called. The one place where this package decides how
+    Numba compiles.
 
     - cache: the machine code is kept on disk, beside this file or in the user's cache directory.
     - nogil: other Python threads run meanwhile.
-    - parallel=False: Numba's thread pools do not survive a fork, and not all of them allow two callers at once.
+    - parallel=False: Numba's thread pools do not survive a fork, and not all of them allow two
+      callers at once.
     - fastmath=False: nan, infinities and the order of every sum are part of the results.
     - error_model="numpy": x / 0 is inf or nan, as IEEE says, and not ZeroDivisionError.
     """
@@ -54,16 +59,18 @@ def _jit(function, **more):
 
 
 def _part(function):
-    """The same for what only compiled functions call: no time goes into a way to call it from Python."""
+    """The same for what only compiled functions call: no time goes into a way to call it from
+    Python."""
     return _jit(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 @intrinsic
 def _stay_apart(typing_context):
-    """Called in a function: LLVM must not copy that function into its callers, as it would do with nearly all of this file.
+    """Called in a function: LLVM must not copy that function into its callers, as it would do with
+    nearly all of this file.
 
-    Loading and storing branch over all dtypes and are called from many places. Copied, they made the compilation of
-    `_cross_entropy` take minutes; a call per tile costs nothing.
+    Loading and storing branch over all dtypes and are called from many places. Copied, they made
+    the compilation of `_cross_entropy` take minutes; a call per tile costs nothing.
     """
 
     def generate(context, builder, signature, arguments):
@@ -73,10 +80,24 @@ def _stay_apart(typing_context):
     return numba.types.void(), generate
 
 
-# --- What the bytes of an array mean ----------------------------------------------------------------------------------
+# --- What the bytes of an array mean --------------------------------------------------------------
 
 ABSENT = -1
-BOOL, INT8, INT16, INT32, INT64, UINT8, UINT16, UINT32, UINT64, FLOAT16, BFLOAT16, FLOAT32, FLOAT64 = range(13)
+(
+    BOOL,
+    INT8,
+    INT16,
+    INT32,
+    INT64,
+    UINT8,
+    UINT16,
+    UINT32,
+    UINT64,
+    FLOAT16,
+    BFLOAT16,
+    FLOAT32,
+    FLOAT64,
+) = range(13)
 
 KINDS = {
     "bool": BOOL,
@@ -105,23 +126,26 @@ def _width(kind):
     return 2 if kind in (FLOAT16, BFLOAT16, INT16, UINT16) else 1
 
 
-# --- 16-bit numbers ---------------------------------------------------------------------------------------------------
+# --- 16-bit numbers -------------------------------------------------------------------------------
 #
-# Numba has no arithmetic for them. They are loaded and stored as uint16, and here they are made from and into float64.
-# Both formats are a sign, an exponent and a mantissa, as float64 is: 5 and 10 bits in float16, 8 and 7 in bfloat16. So one
-# pair of functions serves both, told the bits of the mantissa and the bias of the exponent.
+# Numba has no arithmetic for them. They are loaded and stored as uint16, and here they are made
+# from and into float64. Both formats are a sign, an exponent and a mantissa, as float64 is: 5 and
+# 10 bits in float16, 8 and 7 in bfloat16. So one pair of functions serves both, told the bits of
+# the mantissa and the bias of the exponent.
 
 
 @_part
 def _widen(code, mantissa_bits, bias):
-    """The number, exactly, that the 16 bits `code` (an int64) stand for. A nan keeps its sign and payload."""
+    """The number, exactly, that the 16 bits `code` (an int64) stand for. A nan keeps its sign and
+    payload."""
     sign = (code & 0x8000) << 48
     magnitude = code & 0x7FFF
     infinity = 0x7FFF >> mantissa_bits << mantissa_bits
     if magnitude >= infinity:  # the exponent is all ones: inf or nan
         bits = 0x7FF0000000000000 | (magnitude - infinity) << (52 - mantissa_bits)
-    elif magnitude >> mantissa_bits == 0:  # zero or subnormal: a multiple of the smallest subnormal number, whose
-        unit = np.int64(1023 + 1 - bias - mantissa_bits) << 52  # bits as float64 are these
+    elif magnitude >> mantissa_bits == 0:
+        # Zero or subnormal: a multiple of the smallest subnormal number, whose bits are these
+        unit = np.int64(1023 + 1 - bias - mantissa_bits) << 52
         bits = np.float64(magnitude * np.int64(unit).view(np.float64)).view(np.int64)
     else:
         bits = (magnitude << (52 - mantissa_bits)) + (np.int64(1023 - bias) << 52)
@@ -130,7 +154,8 @@ def _widen(code, mantissa_bits, bias):
 
 @_part
 def _narrow(x, mantissa_bits, bias):
-    """The 16 bits (as int64) of the number nearest to x, ties to even. A nan keeps its sign and the top of its payload.
+    """The 16 bits (as int64) of the number nearest to x, ties to even. A nan keeps its sign and the
+    top of its payload.
 
     Straight from float64, so that there is one rounding and not a second one by way of float32.
     """
@@ -140,32 +165,39 @@ def _narrow(x, mantissa_bits, bias):
     shift = 52 - mantissa_bits
     infinity = 0x7FFF >> mantissa_bits << mantissa_bits
     if magnitude > 0x7FF0000000000000:
-        # The top bit of the mantissa says "quiet", and is set: without it, a nan whose payload is all in the bits that
-        # are cut off would turn into inf.
-        code = infinity | 1 << (mantissa_bits - 1) | (magnitude >> shift) & ((1 << mantissa_bits) - 1)
+        # The top bit of the mantissa says "quiet", and is set: without it, a nan whose payload is
+        # all in the bits that are cut off would turn into inf.
+        code = (
+            infinity | 1 << (mantissa_bits - 1) | (magnitude >> shift) & ((1 << mantissa_bits) - 1)
+        )
     elif magnitude >> 52 < 1024 - bias:
-        # Below the smallest normal number: count the smallest subnormal ones. Adding 2^52 rounds to an integer, because
-        # above it float64 has no other numbers.
+        # Below the smallest normal number: count the smallest subnormal ones. Adding 2^52 rounds to
+        # an integer, because above it float64 has no other numbers.
         per_unit = np.int64(1023 - 1 + bias + mantissa_bits) << 52
         scaled = np.int64(magnitude).view(np.float64) * np.int64(per_unit).view(np.float64)
         code = np.int64((scaled + 4503599627370496.0) - 4503599627370496.0)
     else:
-        # Add just less than half of the last place kept, or just half if that place is odd, and cut. A carry runs
-        # from the mantissa into the exponent, and from the largest number to inf, as it should.
+        # Add just less than half of the last place kept, or just half if that place is odd, and
+        # cut. A carry runs from the mantissa into the exponent, and from the largest number to inf,
+        # as it should.
         half = (np.int64(1) << (shift - 1)) - 1 + (magnitude >> shift & 1)
-        code = min(((magnitude + half) >> shift) - (np.int64(1023 - bias) << mantissa_bits), infinity)
+        code = min(
+            ((magnitude + half) >> shift) - (np.int64(1023 - bias) << mantissa_bits), infinity
+        )
     return code | sign
 
 
-# --- Loading and storing tiles ----------------------------------------------------------------------------------------
+# --- Loading and storing tiles --------------------------------------------------------------------
 #
-# An array is walked over in C order, as `shape` and `strides` (in items) say, from its item number `start` on; `offset` is
-# the place of its first item. A tile is filled run by run, where a run is a stretch of the last axis.
+# An array is walked over in C order, as `shape` and `strides` (in items) say, from its item number
+# `start` on; `offset` is the place of its first item. A tile is filled run by run, where a run is a
+# stretch of the last axis.
 
 
 @_part
 def _place(shape, strides, position):
-    """The index along the last axis, and the offset in items, of item number `position` in C order."""
+    """The index along the last axis, and the offset in items, of item number `position` in C
+    order."""
     last = shape.size - 1
     if last == 0:
         return position, position * strides[0]
@@ -187,8 +219,7 @@ def _gather(items, offset, shape, strides, start, count, bits):
         at += offset
         run = min(shape[-1] - index, count - done)
         if step == 1:
-            for i in range(run):
-                bits[done + i] = items[at + i]
+            bits[done : done + run] = items[at : at + run]
         else:
             for i in range(run):
                 bits[done + i] = items[at + i * step]
@@ -204,8 +235,7 @@ def _scatter(bits, count, items, offset, shape, strides, start):
         at += offset
         run = min(shape[-1] - index, count - done)
         if step == 1:
-            for i in range(run):
-                items[at + i] = bits[done + i]
+            items[at : at + run] = bits[done : done + run]
         else:
             for i in range(run):
                 items[at + i * step] = bits[done + i]
@@ -214,7 +244,8 @@ def _scatter(bits, count, items, offset, shape, strides, start):
 
 @_part
 def _load_bits(data, kind, offset, shape, strides, start, count, bits):
-    """Fill bits[:count], of int64, with the bits of the items as they are: integers are not yet extended by their sign."""
+    """Fill bits[:count], of int64, with the bits of the items as they are: integers are not yet
+    extended by their sign."""
     _stay_apart()
     width = _width(kind)
     if width == 4:
@@ -229,7 +260,8 @@ def _load_bits(data, kind, offset, shape, strides, start, count, bits):
 
 @_part
 def _load_integers(data, kind, offset, shape, strides, start, count, integers):
-    """Fill integers[:count], of int64. An uint64 of 2^63 or more becomes negative: no class label either way."""
+    """Fill integers[:count], of int64. An uint64 of 2^63 or more becomes negative: no class label
+    either way."""
     _stay_apart()
     _load_bits(data, kind, offset, shape, strides, start, count, integers)
     if INT8 <= kind < INT64:
@@ -240,7 +272,8 @@ def _load_integers(data, kind, offset, shape, strides, start, count, integers):
 
 @_part
 def _load(data, kind, rounded, offset, shape, strides, start, count, tile):
-    """Fill tile[:count], of float64, from an array of any dtype; where `rounded`, round each item to float32 first."""
+    """Fill tile[:count], of float64, from an array of any dtype; where `rounded`, round each item
+    to float32 first."""
     _stay_apart()
     bits = tile.view(np.int64)
     if kind >= FLOAT16:
@@ -262,7 +295,9 @@ def _load(data, kind, rounded, offset, shape, strides, start, count, tile):
         # Rounded at once, and not to float64 before
         if kind == UINT64:
             for i in range(count):
-                tile[i] = np.float32(np.uint64(bits[i])) if rounded else np.float64(np.uint64(bits[i]))
+                tile[i] = (
+                    np.float32(np.uint64(bits[i])) if rounded else np.float64(np.uint64(bits[i]))
+                )
         else:
             for i in range(count):
                 tile[i] = np.float32(bits[i]) if rounded else np.float64(bits[i])
@@ -270,7 +305,8 @@ def _load(data, kind, rounded, offset, shape, strides, start, count, tile):
 
 @_part
 def _store(tile, count, data, kind, offset, shape, strides, start):
-    """Round tile[:count] to one of the four dtypes of logits and write it. `tile` is scratch afterwards."""
+    """Round tile[:count] to one of the four dtypes of logits and write it. `tile` is scratch
+    afterwards."""
     _stay_apart()
     bits = tile.view(np.int64)
     if kind == FLOAT32:
@@ -289,12 +325,13 @@ def _store(tile, count, data, kind, offset, shape, strides, start):
         _scatter(bits, count, data.view(np.uint16), offset, shape, strides, start)
 
 
-# --- Arithmetic -------------------------------------------------------------------------------------------------------
+# --- Arithmetic -----------------------------------------------------------------------------------
 
 
 @_part
 def _add(total, error, x):
-    """Add x to a running sum: `total` is rounded at each step, and what that drops is gathered in `error` (TwoSum)."""
+    """Add x to a running sum: `total` is rounded at each step, and what that drops is gathered in
+    `error` (TwoSum)."""
     s = total + x
     x_part = s - total
     return s, error + ((total - (s - x_part)) + (x - x_part))
@@ -302,13 +339,15 @@ def _add(total, error, x):
 
 @_part
 def _sum_of(total, error):
-    """The sum, rounded once. With inf or nan in it, the plain sum is the answer, and `error` is meaningless."""
+    """The sum, rounded once. With inf or nan in it, the plain sum is the answer, and `error` is
+    meaningless."""
     return total + error if math.isfinite(error) else total
 
 
 @_part
 def _multiply(a, b):
-    """a x b as a pair (product, error): product is rounded, and product + error is exact (Dekker). Above 2^996 it is nan.
+    """a x b as a pair (product, error): product is rounded, and product + error is exact (Dekker).
+    Above 2^996 it is nan.
 
     Each factor is cut into halves of 26 bits, so that the products of halves are exact.
     """
@@ -324,7 +363,8 @@ def _multiply(a, b):
 
 @_part
 def _divide(a, a_error, b, b_error):
-    """(a + a_error) / (b + b_error) as such a pair: what the first quotient leaves is divided again."""
+    """(a + a_error) / (b + b_error) as such a pair: what the first quotient leaves is divided
+    again."""
     quotient = a / b
     product, product_error = _multiply(quotient, b)
     rest = (((a - product) - product_error) + (a_error - quotient * b_error)) / b
@@ -358,14 +398,18 @@ def _times(coefficient, log):
 def _exp(d, error):
     """e^(d + error), where error is the rounding error of d, or 0.
 
-    Range: d <= 709. Below -708.39, where the result is no longer a normal number, it is 0; nan gives nan, and `error` may
-    be nan where d is -inf. Error: at most 0.81 ulp in 20 000 samples of [-700, 0]. Written out rather than taken from
-    the C library, because a loop over this is turned into vector code: four times as fast.
+    Written out rather than taken from the C library, because a loop over this is turned into vector
+    code: four times as fast. Likewise the logarithms below.
 
-    1. d = n ln 2 + r, |r| <= ln 2 / 2. Adding 1.5 x 2^52 rounds to an integer and leaves it in the low bits. ln 2 is split
-       in two, the first part so short that n times it is exact; `low` is what r = high - low rounds away.
-    2. e^r = 1 + r + r^2 (1/2! + r/3! + ... + r^11/13!), the Taylor series: the term after the last is below 2^-57.
+    1. d = n ln 2 + r, |r| <= ln 2 / 2. Adding 1.5 x 2^52 rounds to an integer and leaves it in the
+       low bits. ln 2 is split in two, the first part so short that n times it is exact; `low` is
+       what r = high - low rounds away, less `error`.
+    2. e^r = 1 + r + r^2 (1/2! + r/3! + ... + r^11/13!), the Taylor series. The next term is below
+       2^-57.
     3. Times 2^n, made by moving n + 1023 to the place of the exponent.
+
+    Range: d <= 709. Below -708.39, where the result is no longer a normal number, it is 0, whatever
+    `error` is; nan gives nan. Error: at most 0.64 ulp in 40 000 samples of [-708, 0].
     """
     z = d * 1.4426950408889634 + 6755399441055744.0
     n = z - 6755399441055744.0
@@ -391,65 +435,119 @@ def _exp(d, error):
     return 0.0 if d < -708.39 else e * power
 
 
-# --- One row of logits, or a piece of one -----------------------------------------------------------------------------
-#
-# Let m be the largest logit of a row, k its class, E_c = exp(x_c - m), T the sum of E_c over the classes other than k, and S
-# = 1 + T. Then
-#
-#     log S = log1p(T)      -log p_c = (m - x_c) + log S      p_c = E_c / S      p_k = 1 / S      1 - p_k = T / S
-#
-# and no digits are lost however small T is. If m is inf or -inf, or if any logit is nan, T is nan, and all else with it.
-#
-# The losses of class indices and of class probabilities have one form, with u_c the coefficients that are spread over the
-# classes and A that of the label alone (0 with probabilities):
-#
-#     l = A (-log p_y) + B sum_c u_c (-log p_c)
-#     indices:        A = s (1 - eps) w_y      B = s eps / C      u_c = w_c
-#     probabilities:  A = 0                    B = s              u_c = w_c ((1 - eps) t_c + eps / C)
+@_part
+def _log_of(u, c):
+    """log(u + c u) for u > 0 and a tiny c, such as the relative rounding error of u.
+
+    1. u = 2^k (1 + f), with 1 + f from sqrt(1/2) to sqrt(2). As integers, the bits of u less those
+       of sqrt(1/2) hold k in the exponent; what is below it, plus the bits of sqrt(1/2), are 1 + f.
+    2. With s = f / (2 + f), log(1 + f) = 2 atanh(s) = 2 s + s R, R = 2/3 s^2 + 2/5 s^4 + ... And
+       since 2 s = f - s f, that is f - (h - s (h + R)) with h = f^2 / 2: a sum whose first term has
+       no error. The term of R after the last is below 2^-57.
+    3. Plus k ln 2 in two parts, and c.
+
+    Range: normal u. Zero and subnormal numbers give about -709; that is enough here, where all
+    below -100 is cut off. u is never inf or nan alone: c is nan then, and so is the result.
+    Error: at most 0.77 ulp in 140 000 samples of log and log1p.
+    """
+    bits = np.uint64(np.float64(u).view(np.int64) + 0x3FF0000000000000 - 0x3FE6A09E00000000)
+    k = np.float64(np.int64(bits >> np.uint64(52)) - 1023)
+    one_plus_f = np.int64(bits & np.uint64(0x000FFFFFFFFFFFFF)) + 0x3FE6A09E00000000
+    f = np.int64(one_plus_f).view(np.float64) - 1.0
+    h = 0.5 * f * f
+    s = f / (2.0 + f)
+    z = s * s
+    R = 2.0 / 21.0
+    R = R * z + 2.0 / 19.0
+    R = R * z + 2.0 / 17.0
+    R = R * z + 2.0 / 15.0
+    R = R * z + 2.0 / 13.0
+    R = R * z + 2.0 / 11.0
+    R = R * z + 2.0 / 9.0
+    R = R * z + 2.0 / 7.0
+    R = R * z + 2.0 / 5.0
+    R = R * z + 2.0 / 3.0
+    R *= z
+    return k * 6.93147180369123816490e-01 + (
+        f - (h - (s * (h + R) + (k * 1.90821492927058770002e-10 + c)))
+    )
 
 
 @_part
-def _piece_max(x, at, count):
-    """The largest of x[at : at + count] and its first place from `at` on; (-inf, 0) if none is above -inf. nan counts as
-    -inf."""
+def _log1p(x):
+    """log(1 + x) for x >= -1, with the digits of x that 1 + x loses; about -709 at -1. nan gives
+    nan."""
+    u = 1.0 + x
+    return _log_of(u, (x - (u - 1.0)) / u if u > 0.0 else x - x)
+
+
+@_part
+def _log(x):
+    """log(x) for x >= 0; about -709 at 0. nan gives nan."""
+    return _log_of(x, x - x)
+
+
+# --- One row of logits, or a piece of one ---------------------------------------------------------
+#
+# Let m be the largest logit of a row, k its class, E_c = exp(x_c - m), T the sum of E_c over the
+# classes other than k, and S = 1 + T. Then
+#
+#     log S = log1p(T)      -log p_c = (m - x_c) + log S
+#     p_c = E_c / S         p_k = 1 / S         1 - p_k = T / S
+#
+# and no digits are lost however small T is. If m is inf or -inf, or if any logit is nan, T is nan,
+# and all else with it.
+#
+# The losses of class indices and of class probabilities have one form, with u_c the coefficients
+# that are spread over the classes and A that of the label alone (0 with probabilities):
+#
+#     l = A (-log p_y) + B sum_c u_c (-log p_c)
+#     indices:        A = s (1 - eps) w_y      B = s eps / C      u_c = w_c
+#     probabilities:  A = 0                    B = s              u_c = w_c ((1 - eps) t_c + eps/C)
+
+
+@_part
+def _piece_max(x):
+    """The largest item and its first place; (-inf, 0) if none is above -inf. nan counts as -inf."""
     m0 = m1 = m2 = m3 = -np.inf
-    whole = at + count // 4 * 4
-    for i in range(at, whole, 4):  # four at a time, because each comparison waits for the one before
+    whole = x.size // 4 * 4
+    for i in range(0, whole, 4):  # four at a time, because each comparison waits for the one before
         m0 = x[i] if x[i] > m0 else m0
         m1 = x[i + 1] if x[i + 1] > m1 else m1
         m2 = x[i + 2] if x[i + 2] > m2 else m2
         m3 = x[i + 3] if x[i + 3] > m3 else m3
-    for i in range(whole, at + count):
+    for i in range(whole, x.size):
         m0 = x[i] if x[i] > m0 else m0
     m = max(max(m0, m1), max(m2, m3))
-    for i in range(count):
-        if x[at + i] == m:
+    for i in range(x.size):
+        if x[i] == m:
             return m, i
     return m, 0
 
 
 @_part
-def _piece_exp(x, at, count, m):
+def _piece_exp(x, m):
     """Replace each x_c by exp(x_c - m), the rounding error of the difference included."""
-    for i in range(at, at + count):
+    for i in range(x.size):
         d = x[i] - m
         part = d - x[i]
         x[i] = _exp(d, (x[i] - (d - part)) - (m + part))
 
 
 @_part
-def _piece_sum(x, at, count, total, error):
-    """Add x[at : at + count] to a running sum. Four sums side by side, because each addition waits for the one before."""
+def _piece_sum(x, total, error):
+    """Add the items to a running sum. Four sums side by side, because each addition waits for the
+    one before."""
     t1 = t2 = t3 = e1 = e2 = e3 = 0.0
-    whole = at + count // 4 * 4
-    for i in range(at, whole, 4):
+    whole = x.size // 4 * 4
+    for i in range(0, whole, 4):
         total, error = _add(total, error, x[i])
         t1, e1 = _add(t1, e1, x[i + 1])
         t2, e2 = _add(t2, e2, x[i + 2])
         t3, e3 = _add(t3, e3, x[i + 3])
-    for i in range(whole, at + count):
+    for i in range(whole, x.size):
         total, error = _add(total, error, x[i])
-    if whole > at:
+    if whole > 0:
         total, error = _add(total, error + e1, t1)
         total, error = _add(total, error + e2, t2)
         total, error = _add(total, error + e3, t3)
@@ -457,63 +555,66 @@ def _piece_sum(x, at, count, total, error):
 
 
 @_part
-def _piece_dots(x, at, u, u_at, count, m, sums):
-    """Add sum u_c to (sums[0], sums[1]) and sum u_c (m - x_c) to (sums[2], sums[3]). A zero u_c takes no part."""
+def _piece_dots(x, u, m, sums):
+    """Add sum u_c to (sums[0], sums[1]) and sum u_c (m - x_c) to (sums[2], sums[3]). A zero u_c
+    takes no part."""
     q, q_error, dot, dot_error = sums[0], sums[1], sums[2], sums[3]
-    for i in range(count):
-        q, q_error = _add(q, q_error, u[u_at + i])
-        if u[u_at + i] != 0.0:
-            dot, dot_error = _add(dot, dot_error, u[u_at + i] * (m - x[at + i]))
+    for i in range(x.size):
+        q, q_error = _add(q, q_error, u[i])
+        dot, dot_error = _add(dot, dot_error, u[i] * (m - x[i]) if u[i] != 0.0 else 0.0)
     sums[0], sums[1], sums[2], sums[3] = q, q_error, dot, dot_error
 
 
 @_part
 def _value(A, B, m, x_y, log_S, Q, dot):
-    """l, see above. Where B is 0 all its terms are; but a coefficient of nan or inf still shows, in Q."""
+    """l, see above. Where B is 0 all its terms are; but a coefficient of nan or inf still shows, in
+    Q."""
     return _times(A, (m - x_y) + log_S) + (B * (Q * log_S + dot) if B != 0.0 else B * Q)
 
 
 @_part
-def _piece_hess(E, at, count, S, S_error, bend, bend_error, z, carry, hess, hess_at):
-    """(A + B Q + 2 lambda lse) p (1 - p) + 2 lambda p^2 for classes other than k, the factor and z given over S^2.
+def _piece_hess(E, S, S_error, bend, bend_error, z, carry, hess):
+    """(A + B Q + 2 lambda lse) p (1 - p) + 2 lambda p^2 for classes other than k, the factor and z
+    given over S^2.
 
     Where `carry`, only E and the result are rounded, and not the four steps between them.
     """
-    for i in range(count):
-        e = E[at + i]
-        rest = S - e
+    for i in range(E.size):
+        rest = S - E[i]
         if carry:
-            rest_error = ((S - rest) - e) + S_error
-            product, product_error = _multiply(e, rest)
+            rest_error = ((S - rest) - E[i]) + S_error
+            product, product_error = _multiply(E[i], rest)
             h, h_error = _multiply(bend, product)
-            h_error += bend * (product_error + e * rest_error) + bend_error * product
-            h += h_error if math.isfinite(h_error) else 0.0
+            h_error += bend * (product_error + E[i] * rest_error) + bend_error * product
+            hess[i] = h + h_error if math.isfinite(h_error) else h
         else:
-            h = bend * (e * rest)
-        hess[hess_at + i] = h
+            hess[i] = bend * (E[i] * rest)
     if z != 0.0:
-        for i in range(count):
-            hess[hess_at + i] += z * (E[at + i] * E[at + i])
+        for i in range(E.size):
+            hess[i] += z * (E[i] * E[i])
 
 
 @_part
-def _piece_grad(E, at, u, u_at, count, slope, B, grad, grad_at):
-    """(A + B Q + 2 lambda lse) p_c - B u_c for classes other than k and y, the factor given over S."""
+def _piece_grad(E, u, slope, B, grad):
+    """(A + B Q + 2 lambda lse) p_c - B u_c for classes other than k and y, the factor given over
+    S."""
     if B == 0.0:
-        for i in range(count):
-            grad[grad_at + i] = slope * E[at + i]
+        for i in range(E.size):
+            grad[i] = slope * E[i]
     else:
-        for i in range(count):
-            grad[grad_at + i] = slope * E[at + i] - B * u[u_at + i]
+        for i in range(E.size):
+            grad[i] = slope * E[i] - B * u[i]
 
 
 @_part
 def _entry_grad(e, u, is_largest, is_label, S, T, A, B, Q, z):
-    """The gradient at k and at y, without a difference of nearly equal numbers: as -A (1 - p_y) at the label."""
+    """The gradient at k and at y, without a difference of nearly equal numbers: as -A (1 - p_y) at
+    the label."""
     p = e / S
     grad = z * p
     if is_label:
-        # The sum of the other classes: T itself if the label is (or ties with) the largest, else safe because it is >= 1
+        # The sum of the other classes: T itself if the label is (or ties with) the largest, else
+        # safe because it is >= 1
         grad -= A * ((T if e == 1.0 else (T - e) + 1.0) / S)
     else:
         grad += A * p
@@ -522,24 +623,48 @@ def _entry_grad(e, u, is_largest, is_label, S, T, A, B, Q, z):
     return grad
 
 
-# --- Cross-entropy ----------------------------------------------------------------------------------------------------
+# --- Cross-entropy --------------------------------------------------------------------------------
 
 
 @_part
 def _item(data, kind, position, one):
     """One number out of a contiguous array of any dtype; `one` is scratch for it."""
     _stay_apart()
-    _load(data, kind, NO, ZERO, np.array([position + 1]), np.ones(1, np.int64), position, one.size, one)
+    _load(
+        data,
+        kind,
+        NO,
+        ZERO,
+        np.array([position + 1]),
+        np.ones(1, np.int64),
+        position,
+        one.size,
+        one,
+    )
     return one[0]
 
 
 @_part
 def _sweep_labels(
-    target, target_kind, rows, classes, ignoring, ignore_index, weight, weight_kind, w, sample, sample_kind, labels, s
+    target,
+    target_kind,
+    rows,
+    classes,
+    ignoring,
+    ignore_index,
+    weight,
+    weight_kind,
+    w,
+    sample,
+    sample_kind,
+    labels,
+    s,
 ):
-    """Whether all labels are classes or ignored; D, the sum of s w_y, and Dz, that of s, over the rows that take part, each with its error.
+    """Whether all labels are classes or ignored; D, the sum of s w_y, and Dz, that of s, over the
+    rows that take part, each with its error.
 
-    `w` has all class weights, unless there are more classes than it has room for. `labels` and `s` are scratch.
+    `w` has all class weights, unless there are more classes than it has room for. `labels` and `s`
+    are scratch.
     """
     _stay_apart()
     flat, ones, one = np.array([rows]), np.ones(1, np.int64), np.empty(1)
@@ -578,29 +703,53 @@ def _sum_all(data, kind, rounded, size, tile):
     for first in range(0, size, max(tile.size, 1)):
         count = min(tile.size, size - first)
         _load(data, kind, rounded, ZERO, flat, ones, first, count, tile)
-        total, error = _piece_sum(tile, 0, count, total, error)
+        total, error = _piece_sum(tile[:count], total, error)
     return total, error
 
 
 @_part
-def _mix(u, at, count, w, eps, classes):
+def _mix(u, w, eps, classes):
     """Make coefficients u_c = w_c ((1 - eps) t_c + eps / C) of probabilities t_c."""
-    for i in range(count):
-        u[at + i] = w[i] * ((1.0 - eps) * u[at + i] + eps / classes)
+    for i in range(u.size):
+        u[i] = w[i] * ((1.0 - eps) * u[i] + eps / classes)
 
 
 @_part
 def _load_coefficients(
-    target, target_kind, has_probabilities, rounded, offset, shape, strides, weight, weight_kind, eps, classes, first, u, w
+    target,
+    target_kind,
+    has_probabilities,
+    rounded,
+    offset,
+    shape,
+    strides,
+    weight,
+    weight_kind,
+    eps,
+    classes,
+    first,
+    u,
+    w,
 ):
-    """Fill w with the class weights from `first` on, and u with the coefficients u_c of a long row."""
+    """Fill w with the class weights from `first` on, and u with the coefficients u_c of a long
+    row."""
     _stay_apart()
     count = min(TILE, classes - first)
     if weight_kind != ABSENT:
-        _load(weight, weight_kind, NO, ZERO, np.array([classes]), np.ones(1, np.int64), first, count, w)
+        _load(
+            weight,
+            weight_kind,
+            NO,
+            ZERO,
+            np.array([classes]),
+            np.ones(1, np.int64),
+            first,
+            count,
+            w,
+        )
     if has_probabilities:
         _load(target, target_kind, rounded, offset, shape, strides, first, count, u)
-        _mix(u, 0, count, w, eps, classes)
+        _mix(u[:count], w, eps, classes)
 
 
 @_jit
@@ -630,9 +779,11 @@ def _cross_entropy(
     with_grad,
     with_hess,
 ):
-    """Rows of `classes` logits, `inner` apart. Return whether the labels are good, and the reduced value.
+    """Rows of `classes` logits, `inner` apart. Return whether the labels are good, and the reduced
+    value.
 
-    `values` (per row, of value_kind, unless that is ABSENT), `grads` and `hessians` are written to, in the logits' layout.
+    `values` (per row, of value_kind, unless that is ABSENT), `grads` and `hessians` are written to,
+    in the logits' layout.
     """
     rows = outer * inner
     size = min(TILE, max(rows, 1) * classes)
@@ -680,7 +831,8 @@ def _cross_entropy(
     Dz, Dz_error = _normal(Dz, Dz_error)
     total = total_error = total_z = total_z_error = 0.0
 
-    # 2. Tiles: rows that lie side by side, (count, classes) with the given strides. A long row is a tile of its own.
+    # 2. Tiles: rows that lie side by side, (count, classes) with the given strides. A long row is a
+    #    tile of its own.
     shape = np.empty(2, np.int64)
     strides = np.empty(2, np.int64)
     row = ZERO
@@ -700,10 +852,12 @@ def _cross_entropy(
         if not long_rows:
             _load(logits, kind, NO, offset, shape, strides, ZERO, count * classes, x)
             if has_probabilities:
-                _load(target, target_kind, rounded, offset, shape, strides, ZERO, count * classes, u)
+                _load(
+                    target, target_kind, rounded, offset, shape, strides, ZERO, count * classes, u
+                )
                 if eps > 0.0 or weight_kind != ABSENT:
                     for r in range(count):
-                        _mix(u, r * classes, classes, w, eps, classes)
+                        _mix(u[r * classes : (r + 1) * classes], w, eps, classes)
 
         for r in range(count):
             at = 0 if long_rows else r * classes
@@ -734,17 +888,18 @@ def _cross_entropy(
                 for first in range(0, classes, TILE):
                     piece = min(TILE, classes - first)
                     _load(logits, kind, NO, offset, shape, strides, first, piece, x)
-                    piece_m, piece_k = _piece_max(x, 0, piece)
+                    piece_m, piece_k = _piece_max(x[:piece])
                     if piece_m > m:
                         m, k = piece_m, first + piece_k
                     if first <= y < first + piece:
                         x_y = x[y - first]
             else:
-                m, k = _piece_max(x, at, classes)
+                m, k = _piece_max(x[at : at + classes])
                 if y >= 0:
                     x_y = x[at + y]
 
-            # 4. The sums over the classes. x becomes E; E_k is set to 0 meanwhile, so that T is the sum of the others.
+            # 4. The sums over the classes. x becomes E; E_k is set to 0 meanwhile, so that T is the
+            #    sum of the others.
             sums[:] = 0.0
             T, T_error = 0.0, 0.0
             if long_rows:
@@ -768,21 +923,21 @@ def _cross_entropy(
                             u,
                             w,
                         )
-                        _piece_dots(x, 0, u, 0, piece, m, sums)
+                        _piece_dots(x[:piece], u, m, sums)
                     if first <= k < first + piece:
                         x[k - first] = -np.inf
-                    _piece_exp(x, 0, piece, m)
-                    T, T_error = _piece_sum(x, 0, piece, T, T_error)
+                    _piece_exp(x[:piece], m)
+                    T, T_error = _piece_sum(x[:piece], T, T_error)
             else:
                 if spread:
-                    _piece_dots(x, at, u, u_at, classes, m, sums)
+                    _piece_dots(x[at : at + classes], u[u_at : u_at + classes], m, sums)
                 x[at + k] = -np.inf
-                _piece_exp(x, at, classes, m)
-                T, T_error = _piece_sum(x, at, classes, T, T_error)
+                _piece_exp(x[at : at + classes], m)
+                T, T_error = _piece_sum(x[at : at + classes], T, T_error)
                 x[at + k] = 1.0
             T, T_error = _normal(T if math.isfinite(m) else np.nan, T_error)
             S, S_error = _add(1.0, T_error, T)
-            log_S = math.log1p(T)
+            log_S = _log1p(T)
             Q = _sum_of(sums[0], sums[1])
             dot = _sum_of(sums[2], sums[3])
 
@@ -803,12 +958,15 @@ def _cross_entropy(
                     value += value_z
                 v_rows[r] = value
 
-            # 6. The gradient, written over E, and the Hessian: first all classes, then k and y, whose forms are others
+            # 6. The gradient, written over E, and the Hessian: first all classes, then k and y,
+            #    whose forms are others
             if with_grad or with_hess:
                 A = s * ((1.0 - eps) * w_y) if y >= 0 else 0.0
                 B = (s if y < 0 else s * (eps / classes)) if spread else 0.0
                 linear, linear_error = A + B * Q if spread else A, 0.0
-                if mean:  # the factors of whole rows are pairs, so that each entry keeps its two or three roundings
+                if (
+                    mean
+                ):  # factors of a row are pairs: they add no error of their own to its entries
                     linear, linear_error = _divide(linear, 0.0, D, D_error)
                     A /= D
                     B /= D
@@ -841,23 +999,35 @@ def _cross_entropy(
                                 u,
                                 w,
                             )
-                        _piece_exp(x, 0, piece, m)
+                        _piece_exp(x[:piece], m)
                     has_k = first <= k < first + piece
                     has_y = y != k and first <= y < first + piece
                     e_y = x[at + y - first] if has_y else 0.0
                     if has_k:
                         x[at + k - first] = 1.0
+                    E = x[at : at + piece]
                     if with_hess:
-                        _piece_hess(x, at, piece, S, S_error, bend, bend_error, z_hess / (S * S), not rounded, hess, at)
+                        _piece_hess(
+                            E,
+                            S,
+                            S_error,
+                            bend,
+                            bend_error,
+                            z_hess / (S * S),
+                            not rounded,
+                            hess[at : at + piece],
+                        )
                         if has_k:
                             h, h_error = _multiply(bend, T)
                             h_error += bend * T_error + bend_error * T
                             hess[at + k - first] = _sum_of(h, h_error) + z_hess / (S * S)
                     if with_grad:
-                        _piece_grad(x, at, u, u_at, piece, slope, B, x, at)
+                        _piece_grad(E, u[u_at : u_at + piece] if spread else u, slope, B, E)
                         if has_k:
                             u_k = u[u_at + k - first] if spread else 0.0
-                            x[at + k - first] = _entry_grad(1.0, u_k, True, y == k, S, T, A, B, Q, z)
+                            x[at + k - first] = _entry_grad(
+                                1.0, u_k, True, y == k, S, T, A, B, Q, z
+                            )
                         if has_y:
                             u_y = u[u_at + y - first] if spread else 0.0
                             x[at + y - first] = _entry_grad(e_y, u_y, False, True, S, T, A, B, Q, z)
@@ -900,7 +1070,8 @@ def cross_entropy(
 ):
     shape = logits.shape
     has_probabilities = target.dtype.name in ("float16", "bfloat16", "float32", "float64")
-    # Compared as integers of any size: outside of the labels' dtype, ignore_index equals none of them.
+    # Compared as integers of any size: outside of the labels' dtype, ignore_index equals none of
+    # them.
     ignoring = False
     if not has_probabilities:
         limits = np.iinfo(target.dtype)
@@ -929,10 +1100,12 @@ def cross_entropy(
         verb != VALUE,
         verb == GRAD_AND_HESS,
     )
-    return _results(verb, value if values is None else values, grad, hess) if good else NotImplemented
+    return (
+        _results(verb, value if values is None else values, grad, hess) if good else NotImplemented
+    )
 
 
-# --- Losses of single items -------------------------------------------------------------------------------------------
+# --- Losses of single items -----------------------------------------------------------------------
 
 
 @_jit
@@ -967,7 +1140,8 @@ def _binary_cross_entropy_with_logits(
         grad   w (a - b e) / (1 + e) if x >= 0, else w (a e - b) / (1 + e)
         hess   w (a + b) e / (1 + e)^2
 
-    For t = 0 and t = 1 nothing cancels, however small the loss. Return whether the targets are good, and the reduced value.
+    For t = 0 and t = 1 nothing cancels, however small the loss. Return whether the targets are
+    good, and the reduced value.
     """
     flat = np.array([size])
     ones = np.ones(1, np.int64)
@@ -986,9 +1160,29 @@ def _binary_cross_entropy_with_logits(
         _load(logits, kind, NO, ZERO, flat, ones, first, count, x)
         _load(target, target_kind, rounded, ZERO, flat, ones, first, count, t)
         if weight_kind != ABSENT:
-            _load(weight, weight_kind, rounded, weight_offset, weight_shape, weight_strides, first, count, w)
+            _load(
+                weight,
+                weight_kind,
+                rounded,
+                weight_offset,
+                weight_shape,
+                weight_strides,
+                first,
+                count,
+                w,
+            )
         if pos_weight_kind != ABSENT:
-            _load(pos_weight, pos_weight_kind, rounded, pos_weight_offset, pos_weight_shape, pos_weight_strides, first, count, pos)
+            _load(
+                pos_weight,
+                pos_weight_kind,
+                rounded,
+                pos_weight_offset,
+                pos_weight_shape,
+                pos_weight_strides,
+                first,
+                count,
+                pos,
+            )
         if with_grad:
             for i in range(count):
                 a, b, e = 1.0 - t[i], pos[i] * t[i], _exp(-abs(x[i]), 0.0)
@@ -999,9 +1193,9 @@ def _binary_cross_entropy_with_logits(
                 hess[i] = w[i] * ((a + b) * (e / ((1.0 + e) * (1.0 + e)))) / D
         if with_value:
             for i in range(count):
-                a, b, L = w[i] * (1.0 - t[i]), w[i] * (pos[i] * t[i]), math.log1p(_exp(-abs(x[i]), 0.0))
+                a, b, L = w[i] * (1.0 - t[i]), w[i] * (pos[i] * t[i]), _log1p(_exp(-abs(x[i]), 0.0))
                 x[i] = _times(a, max(x[i], 0.0)) + _times(b, max(-x[i], 0.0)) + (a + b) * L
-                total, error = _add(total, error, x[i])
+            total, error = _piece_sum(x[:count], total, error)
         if value_kind != ABSENT:
             _store(x, count, values, value_kind, ZERO, flat, ones, first)
         if with_grad:
@@ -1068,11 +1262,14 @@ def _binary_cross_entropy(
     """With w the weight, P = max(p, 1e-12) and N = max(1 - p, 1e-12):
 
         value  w (t min(-log p, 100) + (1 - t) min(-log1p(-p), 100))
-        grad   w ((1 - t) / N - t / P), which is w (p - t) / (P N) where both bounds are idle: without cancellation
+        grad   w ((1 - t) / N - t / P)
         hess   w ((1 - t) / N^2 + t / P^2)
 
-    Return whether probabilities and targets are good, and the reduced value. They are all looked at before anything is
-    written, so that the first bad one can still be named after the gradient was to go where the probabilities are.
+    Where neither bound acts, the gradient is w (p - t) / (P N), which does not cancel at p near t.
+
+    Return whether probabilities and targets are good, and the reduced value. They are all looked at
+    before anything is written, so that the first bad one can still be named after the gradient was
+    to go where the probabilities are.
     """
     rounded = kind != FLOAT64
     if target_kind < FLOAT16 and not _all_binary(target, target_kind, size):
@@ -1094,7 +1291,17 @@ def _binary_cross_entropy(
         _load(probs, kind, NO, ZERO, flat, ones, first, count, x)
         _load(target, target_kind, rounded, ZERO, flat, ones, first, count, t)
         if weight_kind != ABSENT:
-            _load(weight, weight_kind, rounded, weight_offset, weight_shape, weight_strides, first, count, w)
+            _load(
+                weight,
+                weight_kind,
+                rounded,
+                weight_offset,
+                weight_shape,
+                weight_strides,
+                first,
+                count,
+                w,
+            )
         if with_grad:
             for i in range(count):
                 p, n = x[i], 1.0 - x[i]
@@ -1110,11 +1317,11 @@ def _binary_cross_entropy(
                 hess[i] = w[i] * ((1.0 - t[i]) / (n * n) + t[i] / (p * p)) / D
         if with_value:
             for i in range(count):
-                yes, no = -math.log(x[i]), -math.log1p(-x[i])
+                yes, no = -_log(x[i]), -_log1p(-x[i])
                 yes = 100.0 if yes > 100.0 else yes
                 no = 100.0 if no > 100.0 else no
                 x[i] = w[i] * (t[i] * yes + (1.0 - t[i]) * no)
-                total, error = _add(total, error, x[i])
+            total, error = _piece_sum(x[:count], total, error)
         if value_kind != ABSENT:
             _store(x, count, values, value_kind, ZERO, flat, ones, first)
         if with_grad:
@@ -1142,10 +1349,12 @@ def _mse_loss(
     with_grad,
     with_hess,
 ):
-    """With d = x - t: value w d^2, grad 2 w d, hess 2 w. Return the reduced value; its denominator is the sum of w.
+    """With d = x - t: value w d^2, grad 2 w d, hess 2 w. Return the reduced value; its denominator
+    is the sum of w.
 
-    All rounding errors of an item are carried: d + d_error is the difference, d^2 + square_error the square, and so on. Of
-    their sum only what the item itself cannot hold goes into the reduced value by way of `rests`.
+    All rounding errors of an item are carried: d + d_error is the difference, d^2 + square_error
+    the square, and so on. Of their sum only what the item itself cannot hold goes into the reduced
+    value by way of `rests`.
     """
     flat = np.array([size])
     ones = np.ones(1, np.int64)
@@ -1179,7 +1388,7 @@ def _mse_loss(
                 finite = math.isfinite(rest)
                 t[i], rests[i] = value if finite else w[i] * (d * d), rest if finite else 0.0
                 x[i] = d
-            total, error = _piece_sum(t, 0, count, total, error)
+            total, error = _piece_sum(t[:count], total, error)
             for i in range(count):
                 error += rests[i]
         elif with_grad:
@@ -1198,7 +1407,9 @@ def _mse_loss(
     return _quotient(total, error, D, D_error) if mean else _sum_of(total, error)
 
 
-def binary_cross_entropy_with_logits(verb, logits, target, weight, pos_weight, reduction, num_threads, out):
+def binary_cross_entropy_with_logits(
+    verb, logits, target, weight, pos_weight, reduction, num_threads, out
+):
     values, grad, hess = _outputs(verb, logits, logits.shape, reduction, out)
     good, value = _binary_cross_entropy_with_logits(
         *_input(logits),
@@ -1214,7 +1425,9 @@ def binary_cross_entropy_with_logits(verb, logits, target, weight, pos_weight, r
         verb != VALUE,
         verb == GRAD_AND_HESS,
     )
-    return _results(verb, value if values is None else values, grad, hess) if good else NotImplemented
+    return (
+        _results(verb, value if values is None else values, grad, hess) if good else NotImplemented
+    )
 
 
 def binary_cross_entropy(verb, probs, target, weight, reduction, num_threads, out):
@@ -1232,7 +1445,9 @@ def binary_cross_entropy(verb, probs, target, weight, reduction, num_threads, ou
         verb != VALUE,
         verb == GRAD_AND_HESS,
     )
-    return _results(verb, value if values is None else values, grad, hess) if good else NotImplemented
+    return (
+        _results(verb, value if values is None else values, grad, hess) if good else NotImplemented
+    )
 
 
 def mse_loss(verb, input, target, weight, reduction, num_threads, out):
@@ -1253,7 +1468,7 @@ def mse_loss(verb, input, target, weight, reduction, num_threads, out):
     return _results(verb, value if values is None else values, grad, hess)
 
 
-# --- Functions of one array -------------------------------------------------------------------------------------------
+# --- Functions of one array -----------------------------------------------------------------------
 
 SOFTMAX, LOG_SOFTMAX, LOGSUMEXP = range(3)
 SIGMOID, LOG_SIGMOID, SOFTPLUS = range(3)
@@ -1261,7 +1476,8 @@ SIGMOID, LOG_SIGMOID, SOFTPLUS = range(3)
 
 @_jit
 def _rowwise(which, array, kind, outer, classes, inner, result):
-    """softmax E_c / S, log_softmax (x_c - m) - log S, logsumexp m + log S of rows whose items lie `inner` apart."""
+    """softmax E_c / S, log_softmax (x_c - m) - log S, logsumexp m + log S of rows whose items lie
+    `inner` apart."""
     rows = outer * inner
     tile_rows = max(1, TILE // classes)
     x = np.empty(min(TILE, max(rows, 1) * classes))
@@ -1293,7 +1509,7 @@ def _rowwise(which, array, kind, outer, classes, inner, result):
                 piece = min(TILE, classes - first)
                 if long_rows:
                     _load(array, kind, NO, offset, shape, strides, first, piece, x)
-                piece_m, piece_k = _piece_max(x, at, piece)
+                piece_m, piece_k = _piece_max(x[at : at + piece])
                 if piece_m > m:
                     m, k = piece_m, first + piece_k
             T, T_error = 0.0, 0.0
@@ -1307,10 +1523,10 @@ def _rowwise(which, array, kind, outer, classes, inner, result):
                         has_nan |= x[i] != x[i]
                 if first <= k < first + piece:
                     x[at + k - first] = -np.inf
-                _piece_exp(x, at, piece, m)
-                T, T_error = _piece_sum(x, at, piece, T, T_error)
+                _piece_exp(x[at : at + piece], m)
+                T, T_error = _piece_sum(x[at : at + piece], T, T_error)
             T = T + T_error if math.isfinite(m) else np.nan
-            log_S = math.log1p(T)
+            log_S = _log1p(T)
             S = 1.0 + T
             if which == LOGSUMEXP:
                 # inf and -inf are their own logsumexp
@@ -1321,19 +1537,21 @@ def _rowwise(which, array, kind, outer, classes, inner, result):
                 if which == SOFTMAX:
                     if long_rows:
                         _load(array, kind, NO, offset, shape, strides, first, piece, x)
-                        _piece_exp(x, at, piece, m)
+                        _piece_exp(x[at : at + piece], m)
                     if first <= k < first + piece:
                         x[at + k - first] = 1.0
-                    for i in range(at, at + piece):
-                        x[i] /= S
+                    E = x[at : at + piece]
+                    for i in range(piece):
+                        E[i] /= S
                 else:
                     if long_rows:
                         _load(array, kind, NO, offset, shape, strides, first, piece, y)
-                    for i in range(at, at + piece):
-                        d = y[i] - m
-                        part = d - y[i]
-                        error = (y[i] - (d - part)) - (m + part)
-                        x[i] = d - (log_S - error if math.isfinite(error) else log_S)
+                    row_x, row_y = x[at : at + piece], y[at : at + piece]
+                    for i in range(piece):
+                        d = row_y[i] - m
+                        part = d - row_y[i]
+                        error = (row_y[i] - (d - part)) - (m + part)
+                        row_x[i] = d - (log_S - error if math.isfinite(error) else log_S)
                 if long_rows:
                     _store(x, piece, result, kind, offset, shape, strides, first)
         if which == LOGSUMEXP:
@@ -1345,8 +1563,8 @@ def _rowwise(which, array, kind, outer, classes, inner, result):
 
 @_jit
 def _itemwise(which, array, kind, size, result):
-    """With e = exp(-|x|): sigmoid 1 / (1 + e) or e / (1 + e), softplus max(x, 0) + log1p(e), log_sigmoid min(x, 0) -
-    log1p(e)."""
+    """With e = exp(-|x|): sigmoid 1 / (1 + e) or e / (1 + e), softplus max(x, 0) + log1p(e),
+    log_sigmoid min(x, 0) - log1p(e)."""
     flat = np.array([size])
     ones = np.ones(1, np.int64)
     x = np.empty(min(TILE, size))
@@ -1359,10 +1577,10 @@ def _itemwise(which, array, kind, size, result):
                 x[i] = (1.0 if x[i] >= 0.0 else e) / (1.0 + e)
         elif which == SOFTPLUS:
             for i in range(count):
-                x[i] = (x[i] if x[i] > 0.0 else 0.0) + math.log1p(_exp(-abs(x[i]), 0.0))
+                x[i] = (x[i] if x[i] > 0.0 else 0.0) + _log1p(_exp(-abs(x[i]), 0.0))
         else:
             for i in range(count):
-                x[i] = (x[i] if x[i] < 0.0 else 0.0) - math.log1p(_exp(-abs(x[i]), 0.0))
+                x[i] = (x[i] if x[i] < 0.0 else 0.0) - _log1p(_exp(-abs(x[i]), 0.0))
         _store(x, count, result, kind, ZERO, flat, ones, first)
 
 
@@ -1406,11 +1624,12 @@ def softplus(x, num_threads, out):
     return _function_of_items(SOFTPLUS, x, out)
 
 
-# --- Between arrays and bytes -----------------------------------------------------------------------------------------
+# --- Between arrays and bytes ---------------------------------------------------------------------
 
 
 def _read_only(data):
-    # Of the same type for every input: otherwise a read-only array would have all kernels compiled again.
+    # Of the same type for every input: otherwise a read-only array would have all kernels compiled
+    # again.
     data.flags.writeable = False
     return data
 
@@ -1429,13 +1648,20 @@ def _output(array):
 
 
 def _strided_input(array):
-    """The bytes, their meaning, and the offset, shape and strides, in items, of an array of any strides, or of None."""
+    """The bytes, their meaning, and the offset, shape and strides, in items, of an array of any
+    strides, or of None."""
     if array is None:
         return _NO_INPUT, ABSENT, 0, _NO_AXES, _NO_AXES
     kind = KINDS[array.dtype.name]
     itemsize = array.itemsize
     if array.flags.c_contiguous:
-        return _read_only(array.reshape(-1).view(np.uint8)), kind, 0, np.array([array.size]), _NO_AXES
+        return (
+            _read_only(array.reshape(-1).view(np.uint8)),
+            kind,
+            0,
+            np.array([array.size]),
+            _NO_AXES,
+        )
     # Axes that can be walked over as one become one
     shape, strides = [], []
     for length, stride in zip(array.shape, array.strides, strict=True):
@@ -1448,15 +1674,20 @@ def _strided_input(array):
             strides.append(stride)
     # The bytes start at the lowest address: that of the last item along an axis of negative stride
     spans = [stride * (length - 1) for length, stride in zip(shape, strides, strict=True)]
-    lowest = array[tuple(slice(-1, None) if stride < 0 else slice(0, 1) for stride in array.strides)]
+    lowest = array[
+        tuple(slice(-1, None) if stride < 0 else slice(0, 1) for stride in array.strides)
+    ]
     extent = sum(abs(span) for span in spans) + itemsize
-    data = np.lib.stride_tricks.as_strided(lowest.reshape(-1).view(np.uint8), (extent,), (1,), writeable=False)
+    data = np.lib.stride_tricks.as_strided(
+        lowest.reshape(-1).view(np.uint8), (extent,), (1,), writeable=False
+    )
     offset = -sum(span for span in spans if span < 0) // itemsize
     return _read_only(data), kind, offset, np.array(shape), np.array(strides) // itemsize
 
 
 def _outputs(verb, array, value_shape, reduction, out):
-    """The arrays to write to: values per row or item, gradient and Hessian; None where there are none."""
+    """The arrays to write to: values per row or item, gradient and Hessian; None where there are
+    none."""
     values = grad = hess = None
     if verb != GRAD_AND_HESS and reduction == "none":
         values = np.empty(value_shape, np.float64 if array.dtype == np.float64 else np.float32)

@@ -59,6 +59,7 @@ cdef struct Softmax:
     Sum* sums                    # OUT (blocks,)
     Sum* z_sums                  # OUT (blocks,)
     Py_ssize_t block_rows
+    bint stream                  # outputs go past the caches
 
 cdef struct Rows:
     # Up to 16 rows between the phases; all lanes of all arrays are always set.
@@ -582,7 +583,7 @@ cdef void write_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
         shift = r.log_total[lane]
         for i in range(n):
             g[i] = <real>-((r.maximum[lane] - <double>x[i]) + shift)
-        store(t.grad, t.code, start, n, g)
+        store(t.grad, t.code, start, n, g, t.stream)
         return
 
     if real is float:
@@ -618,9 +619,9 @@ cdef void write_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
                     g[top] = <real>p
             if not t.soft and 0 <= label < n:
                 g[label] = <real>r.special[lane]
-        store(t.grad, t.code, start, n, g)
+        store(t.grad, t.code, start, n, g, t.stream)
     if t.hess != NULL:
-        store(t.hess, t.code, start, n, h)
+        store(t.hess, t.code, start, n, h, t.stream)
 
 
 cdef inline double hessian_at_maximum(const Rows* r, int lane) noexcept nogil:
@@ -672,6 +673,8 @@ cdef void write_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_
     while column < last:
         write_chunk(t, row, column, min(<Py_ssize_t>CHUNK, last - column), r, lane, tag)
         column += CHUNK
+    if t.stream:
+        fl_fence()
 
 
 # ------------------------------------------------------------------------- 16 rows side by side, lane = row
@@ -734,14 +737,15 @@ cdef inline void scatter(char* data, Code code, const Tile* tile, Py_ssize_t fir
         for i in range(tile.lanes):
             for c in range(classes):
                 buffer[c] = values[c * LANES + i]
-            store(data, code, tile.start[i] + first, classes, buffer)
+            store(data, code, tile.start[i] + first, classes, buffer, False)
     elif tile.adjacent:
         for c in range(classes):
-            store(data, code, tile.start[0] + (first + c) * tile.stride, LANES, values + c * LANES)
+            store(data, code, tile.start[0] + (first + c) * tile.stride, LANES, values + c * LANES, False)
     else:
         for i in range(tile.lanes):
             for c in range(classes):
-                store(data, code, tile.start[i] + (first + c) * tile.stride, 1, values + c * LANES + i)
+                store(data, code, tile.start[i] + (first + c) * tile.stride, 1, values + c * LANES + i,
+                      False)
 
 
 cdef void gather_weights(const Softmax* t, const Tile* tile, Py_ssize_t first, Py_ssize_t classes, double* q,
@@ -1056,4 +1060,4 @@ cdef void keep_losses(const Softmax* t, Py_ssize_t first, Py_ssize_t n, const Ro
     if t.losses != NULL:
         for i in range(LANES):
             out[i] = <real>(r.loss[i] + r.z[i])
-        store(t.losses, t.loss_code, first, n, out)
+        store(t.losses, t.loss_code, first, n, out, False)

@@ -70,6 +70,7 @@ cdef enum:
     # Fewer rows than this, of at least so many classes, are shared by the threads.
     SHARED_ROWS = 16
     SHARED_CLASSES = 131072
+    STREAMED_BYTES = 1 << 24
 
 cdef enum:
     MAX_THREADS = 1024
@@ -443,9 +444,17 @@ cdef Py_ssize_t choose_blocks(Softmax* t) noexcept:
     return (t.rows + t.block_rows - 1) // t.block_rows
 
 
+cdef bint worth_streaming(Py_ssize_t items, Code code, const char* x, const char* grad, const char* hess) noexcept:
+    """Whether outputs are so large that their reader would not find them in a cache anyway, and not in place, where
+    their lines are in the cache already. Results do not depend on it."""
+    cdef Py_ssize_t outputs = (grad != NULL) + (hess != NULL)
+    return items * size_of(code) * outputs >= STREAMED_BYTES and grad != x and hess != x
+
+
 cdef int run_softmax(Softmax* t, Py_ssize_t blocks, int threads) except -1:
     cdef double items = <double>t.rows * <double>t.classes
     cdef double ns = SOFTMAX_NS[t.grad != NULL or t.hess != NULL] * (items + 40.0 * <double>t.rows)
+    t.stream = worth_streaming(t.rows * t.classes, t.code, t.logits, t.grad, t.hess)
     if t.inner == 1 and t.rows < SHARED_ROWS and t.classes >= SHARED_CLASSES:
         share_rows(t, threads)
     elif t.code == F64:
@@ -705,6 +714,7 @@ cdef void run_pointwise(Pointwise* t, Py_ssize_t blocks, int threads) noexcept:
     cdef double ns = POINTWISE_NS[t.grad != NULL or t.hess != NULL] * <double>t.n
     if t.kind == MSE_LOSS:
         ns *= 0.4
+    t.stream = worth_streaming(t.n, t.code, t.x, t.grad if t.values == NULL else t.values, t.hess)
     if t.code == F64:
         run(pointwise_block_double, t, blocks, threads, 2.0 * ns)
     else:

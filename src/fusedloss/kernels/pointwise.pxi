@@ -24,6 +24,7 @@ cdef struct Pointwise:
     Operand weight
     Operand pos_weight
     double divisor        # D of the mean, 1 otherwise
+    bint stream           # outputs go past the caches
     char* values          # OUT (n,): the items' losses, or the function
     char* grad            # OUT (n,)
     char* hess            # OUT (n,)
@@ -110,7 +111,7 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
             down = <real>0.0 if b[i] == <real>0.0 else b[i] * down
             v[i] = (up + down) + (a[i] + b[i]) * log1p_unit(e[i])
         if t.values != NULL:
-            store(t.values, F32 if real is float else F64, first, n, v)
+            store(t.values, F32 if real is float else F64, first, n, v, t.stream)
         if t.sums != NULL:
             add_items(total, v, n)
     if t.hess != NULL:
@@ -131,9 +132,9 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
             numerator = (multiply_add(-b[i], e[i], a[i]) if x[i] >= <real>0.0
                          else multiply_add(a[i], e[i], -b[i]))
             v[i] = scaled_division(numerator, e[i], high, low)
-        store(t.grad, t.code, first, n, v)
+        store(t.grad, t.code, first, n, v, t.stream)
     if t.hess != NULL:
-        store(t.hess, t.code, first, n, h)
+        store(t.hess, t.code, first, n, h, t.stream)
 
 
 # ---------------------------------------------------------------- binary cross-entropy from probabilities
@@ -190,7 +191,7 @@ cdef inline void bce_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, S
         if t.values != NULL:
             for i in range(n):
                 out[i] = <real>v[i]
-            store(t.values, F32 if real is float else F64, first, n, out)
+            store(t.values, F32 if real is float else F64, first, n, out, t.stream)
         if t.sums != NULL:
             if real is float:
                 add(total, tree_sum(v, n))
@@ -212,9 +213,9 @@ cdef inline void bce_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, S
             q = 1e-12 if q < 1e-12 else q
             term = (1.0 - <double>y[i]) / q - <double>y[i] / p
             out[i] = <real>scale_by(w_buffer[i] * term, f.high, f.low)
-        store(t.grad, t.code, first, n, out)
+        store(t.grad, t.code, first, n, out, t.stream)
     if t.hess != NULL:
-        store(t.hess, t.code, first, n, h)
+        store(t.hess, t.code, first, n, h, t.stream)
 
 
 # -------------------------------------------------------------------------------------- mean squared error
@@ -253,7 +254,7 @@ cdef inline void mse_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, S
         if t.values != NULL:
             for i in range(n):
                 out[i] = <real>v[i]
-            store(t.values, F32 if real is float else F64, first, n, out)
+            store(t.values, F32 if real is float else F64, first, n, out, t.stream)
         if t.sums != NULL:
             if real is float:
                 add(total, tree_sum(v, n))
@@ -272,9 +273,9 @@ cdef inline void mse_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, S
         else:
             for i in range(n):
                 out[i] = <real>scale_by(<double>w[i] * (<double>x[i] - <double>y[i]), f.high, f.low)
-        store(t.grad, t.code, first, n, out)
+        store(t.grad, t.code, first, n, out, t.stream)
     if t.hess != NULL:
-        store(t.hess, t.code, first, n, h)
+        store(t.hess, t.code, first, n, h, t.stream)
 
 
 # ------------------------------------------------------------------------------------------------ functions
@@ -297,7 +298,7 @@ cdef inline void function_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t
     else:
         for i in range(n):
             v[i] = -plus_log1p(-x[i] if x[i] < <real>0.0 else <real>0.0, e[i])
-    store(t.values, t.code, first, n, v)
+    store(t.values, t.code, first, n, v, t.stream)
 
 
 # --------------------------------------------------------------------------------------- a block of items
@@ -319,6 +320,8 @@ cdef void pointwise_block(Pointwise* t, Py_ssize_t block, real tag) noexcept nog
         else:
             function_chunk(t, first, n, <real>0)
         first += n
+    if t.stream:
+        fl_fence()
     if t.sums != NULL:
         t.sums[block] = total
 

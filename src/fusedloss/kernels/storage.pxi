@@ -206,8 +206,39 @@ cdef const real* load_operand(const Operand* a, Py_ssize_t first, Py_ssize_t n, 
 
 # ------------------------------------------------------------------------------------------------ store
 
-cdef inline void store(char* data, Code code, Py_ssize_t first, Py_ssize_t n, const real* chunk) noexcept nogil:
-    """chunk[0:n] to items first..first+n of an output array, rounded once."""
+cdef extern from *:
+    """
+    /* A cached store first reads the line it writes to. Outputs larger than the caches go past them: whole lines,
+       aligned, the ends as usual. fl_fence orders such stores before whatever tells others that they are done. */
+    #if defined(__SSE2__) || defined(_M_X64)
+      #include <immintrin.h>
+      static inline void fl_stream(char *to, const char *from, size_t n) {
+          size_t head = (64 - ((uintptr_t)to & 63)) & 63;
+          if (head > n) head = n;
+          memcpy(to, from, head);
+          to += head; from += head; n -= head;
+          for (; n >= 64; to += 64, from += 64, n -= 64) {
+              __m128i a = _mm_loadu_si128((const __m128i *)from), b = _mm_loadu_si128((const __m128i *)from + 1);
+              __m128i c = _mm_loadu_si128((const __m128i *)from + 2), d = _mm_loadu_si128((const __m128i *)from + 3);
+              _mm_stream_si128((__m128i *)to, a);
+              _mm_stream_si128((__m128i *)to + 1, b);
+              _mm_stream_si128((__m128i *)to + 2, c);
+              _mm_stream_si128((__m128i *)to + 3, d);
+          }
+          memcpy(to, from, n);
+      }
+      static inline void fl_fence(void) { _mm_sfence(); }
+    #else
+      static inline void fl_stream(char *to, const char *from, size_t n) { memcpy(to, from, n); }
+      static inline void fl_fence(void) {}
+    #endif
+    """
+    void fl_stream(char* to, const char* source, size_t n) noexcept nogil
+    void fl_fence() noexcept nogil
+
+cdef inline void store(char* data, Code code, Py_ssize_t first, Py_ssize_t n, const real* chunk,
+                       bint stream) noexcept nogil:
+    """chunk[0:n] to items first..first+n of an output array, rounded once; past the caches if `stream`."""
     cdef Py_ssize_t i
     cdef uint16_t* half = <uint16_t*>data + first
     if real is float:
@@ -219,4 +250,7 @@ cdef inline void store(char* data, Code code, Py_ssize_t first, Py_ssize_t n, co
             for i in range(n):
                 half[i] = bfloat_from_float(chunk[i])
             return
-    memcpy(data + first * sizeof(real), chunk, n * sizeof(real))
+    if stream:
+        fl_stream(data + first * sizeof(real), <const char*>chunk, n * sizeof(real))
+    else:
+        memcpy(data + first * sizeof(real), chunk, n * sizeof(real))

@@ -731,9 +731,17 @@ cdef inline void scatter(char* data, Code code, const Tile* tile, Py_ssize_t fir
                          const real* values) noexcept nogil:
     """The reverse of gather."""
     cdef real buffer[TILE]
+    cdef real* out
     cdef Py_ssize_t c
     cdef int i
-    if tile.stride == 1:
+    cdef Code own = F32 if real is float else F64
+    if tile.stride == 1 and code == own:
+        # Straight into the array: a call of memcpy for each short row would cost as much as the row.
+        for i in range(tile.lanes):
+            out = <real*>data + tile.start[i] + first
+            for c in range(classes):
+                out[c] = values[c * LANES + i]
+    elif tile.stride == 1:
         for i in range(tile.lanes):
             for c in range(classes):
                 buffer[c] = values[c * LANES + i]

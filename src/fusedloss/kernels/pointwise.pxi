@@ -35,11 +35,16 @@ cdef struct Pointwise:
 cdef inline void add_items(Sum* total, real* a, Py_ssize_t n) noexcept nogil:
     """Add a[0:n], n <= CHUNK, in float64: items may be as large as the dtype allows. OUT a is scratch."""
     cdef double wide[CHUNK]
+    cdef Py_ssize_t half = LANES
     cdef Py_ssize_t i
     if real is float:
-        for i in range(n):
-            wide[i] = a[i]
-        add(total, tree_sum(wide, n))
+        while 2 * half < n:
+            half *= 2
+        for i in range(n, 2 * half):
+            a[i] = <float>0.0
+        for i in range(half):
+            wide[i] = <double>a[i] + <double>a[i + half]
+        add(total, tree_sum(wide, half))
     else:
         add_carefully(total, a, n)
 

@@ -38,7 +38,7 @@ CLASSES = (
     1,  # a softmax that is always 1
     2, 3, 5, 10,  # fewer classes than lanes
     15, 16, 17, 31, 33,  # around one lane array and two
-    64, 100, 127, 130,  # a whole number of lane arrays, and not
+    40, 41, 64, 100, 127, 130,  # few side by side, many one by one; whole lane arrays, and not
     1000, 1023, 1024, 1025, 4095, 4096, 4097,  # around the sizes that blocks tend to have
     5000, 20000,  # several blocks and a rest
 )  # fmt: skip
@@ -46,7 +46,7 @@ ROWS = (0, 1, 2, 15, 16, 17, 33, 100)
 ITEMS_AT_MOST = 45_000  # per case; above, fewer rows
 
 # One long row: blocks of columns of one row, shared between threads.
-LONG_ROWS = ((1, 65_537), (2, 40_000), (1, 100_003))
+LONG_ROWS = ((3, 16_385), (2, 65_537), (1, 100_003), (2, 131_073))
 
 INNER = (1, 3, 16, 17, 100)  # items from one class to the next
 SIZES = (0, 1, 15, 16, 17, 1000, 1023, 1024, 1025, 16_383, 16_384, 16_385, 100_003)
@@ -93,7 +93,7 @@ def test_few_rows_of_very_many_classes(loss, kind, shape, dtype, backend):
 @pytest.mark.parametrize(("loss", "kind"), ROW_LOSS_KINDS)
 def test_the_class_axis_may_be_any(loss, kind, inner, dtype, backend):
     combinations = turns(loss, kind, start=inner)
-    for classes in (1, 2, 7, 17, 130):
+    for classes in (1, 2, 7, 17, 64, 65, 130):
         for shape, axis in (
             ((classes, inner), 0),
             ((3, classes, inner), 1),

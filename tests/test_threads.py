@@ -165,6 +165,61 @@ def test_a_row_does_not_depend_on_its_batch(classes, dtype, compiled):
             assert same_bits(got[1], hess[part]), (start, count)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_long_row_does_not_depend_on_its_batch(dtype, compiled):
+    """Among few, threads share it; among many, each thread has rows of its own."""
+    rng = np.random.default_rng(1)
+    x = normal_logits(rng, (17, 140_001), dtype)
+    labels = rng.integers(140_001, size=17)
+    for more in ({}, {"label_smoothing": 0.1, "z_loss": 0.01}):
+        whole = fl.cross_entropy.value_and_grad(x, labels, reduction="none", **more)
+        for part in (slice(0, 1), slice(3, 6), slice(2, 17)):
+            got = fl.cross_entropy.value_and_grad(x[part], labels[part], reduction="none", **more)
+            assert same_bits(got, (whole[0][part], whole[1][part])), (part, more)
+
+
+def repeated(array, times):
+    return np.tile(array, (times,) + (1,) * (array.ndim - 1))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("classes", [3, 33, 130, 1000, 5003])
+def test_rows_in_outputs_of_many_megabytes_have_the_same_bits(classes, dtype, compiled):
+    """Such outputs may be written past the caches, whose lines they need not begin on."""
+    rng = np.random.default_rng(classes)
+    dtype = numpy_dtype(dtype)
+    rows = -(-20_000 // classes)
+    times = -(-18_000_000 // (rows * classes * dtype.itemsize))
+    x, labels = normal_logits(rng, (rows, classes), dtype), rng.integers(classes, size=rows)
+    value, grad = fl.cross_entropy.value_and_grad(x, labels, reduction="none")
+    _, hess = fl.cross_entropy.grad_and_hess(x, labels, reduction="none")
+    many, many_labels = repeated(x, times), repeated(labels, times)
+    out, more = at_offset(many, 3), at_offset(many, 5)
+    got = fl.cross_entropy.value_and_grad(many, many_labels, reduction="none", out=out)
+    assert same_bits(got, (repeated(value, times), repeated(grad, times)))
+    got = fl.cross_entropy.grad_and_hess(many, many_labels, reduction="none", out=(out, more))
+    assert same_bits(got, (repeated(grad, times), repeated(hess, times)))
+    out[...] = many
+    got = fl.cross_entropy.value_and_grad(out, many_labels, reduction="none", out=out)
+    assert same_bits(got[1], repeated(grad, times))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss != "cross_entropy"])
+def test_items_in_outputs_of_many_megabytes_have_the_same_bits(loss, dtype, compiled):
+    key = Key(loss, KINDS[loss][0], (10_007,), dtype)
+    case = draw(key)
+    times = -(-18_000_000 // case.input.nbytes)
+    many, many_targets = repeated(case.input, times), repeated(case.target, times)
+    out, more = at_offset(many, 3), at_offset(many, 5)
+    value, grad = evaluate(key, "value_and_grad", "none")
+    got = call(loss, "value_and_grad", many, many_targets, reduction="none", out=out)
+    assert same_bits(got, (repeated(value, times), repeated(grad, times)))
+    grad, hess = evaluate(key, "grad_and_hess", "none")
+    got = call(loss, "grad_and_hess", many, many_targets, reduction="none", out=(out, more))
+    assert same_bits(got, (repeated(grad, times), repeated(hess, times)))
+
+
 # --------------------------------------------------------------------------------- side by side
 
 

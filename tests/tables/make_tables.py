@@ -17,8 +17,10 @@ to be more accurate than its terms.
 """
 
 import json
+import operator
 import random
 import struct
+from functools import reduce
 from itertools import chain
 from pathlib import Path
 
@@ -49,6 +51,11 @@ def compute_type(dtype):
     return "float64" if dtype == "float64" else "float32"
 
 
+def plain_sum(terms):
+    """Sum of floats as Python before 3.12 had it; later versions compensate for rounding errors."""
+    return reduce(operator.add, terms, 0)
+
+
 class Draw:
     """Random numbers that are the same in every version of Python."""
 
@@ -60,7 +67,7 @@ class Draw:
         return rounded(low + (high - low) * self.random(), self.dtype)
 
     def normal(self, scale=1.0, offset=0.0):
-        bell = sum(self.random() for _ in range(12)) - 6  # near enough
+        bell = plain_sum(self.random() for _ in range(12)) - 6  # near enough
         return rounded(offset + scale * bell, self.dtype)
 
     def rows(self, count, classes, scale=3.0, offset=0.0):
@@ -150,7 +157,7 @@ def cross_entropy_inputs(dtype):
     soft = []
     for _ in logits:
         q = [compute.random() ** 2 for _ in range(classes)]
-        soft.append([rounded(t / sum(q), compute_type(dtype)) for t in q])
+        soft.append([rounded(t / plain_sum(q), compute_type(dtype)) for t in q])
     one_hot = [[float(c == y) for c in range(classes)] for y in labels]
     any_sum = [compute.weights(classes) for _ in logits]
     yield "one-hot", logits, one_hot, {}

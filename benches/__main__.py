@@ -49,7 +49,7 @@ def parse(arguments):
     parser.add_argument(
         "--commit-report",
         action="store_true",
-        help="write the report to benches/RESULTS.md as well",
+        help="write the report to benches/RESULTS.md and the speed table of the README as well",
     )
     parser.add_argument("--from-json", type=Path, help="run nothing: report on an earlier run")
     options = parser.parse_args(arguments)
@@ -110,7 +110,8 @@ def main(arguments=None):
         json_path.unlink(missing_ok=True)
         failures = run(options, json_path, options.out / f"{options.plan}.log", console)
 
-    from .report import markdown, plots, terminal_table
+    from .readme import README, put
+    from .report import excerpt, markdown, plots, terminal_table
     from .results import load
 
     if json_path.exists():
@@ -123,7 +124,8 @@ def main(arguments=None):
         written = [json_path, report, *plots(results, options.out)]
         if options.commit_report and not failures:
             COMMITTED.write_text(markdown(results), encoding="utf-8")
-            written.append(COMMITTED)
+            put("speed table", excerpt(results))
+            written += [COMMITTED, README]
         console.print("written: " + ", ".join(map(_short, written)), style="dim", highlight=False)
     for name, reason in failures.items():
         console.print(f"FAILED {name}: {reason}", style="bold red", highlight=False, markup=False)

@@ -82,6 +82,36 @@ def markdown(results):
     return "\n\n".join(parts) + "\n"
 
 
+def excerpt(results):
+    """What the README shows of a full run: float32 losses, the backend that a user gets."""
+    rows = [
+        (
+            f"`{group.case.title}`",
+            time_text(group.main.median),
+            _ratio_text(group.ratio_to(REFERENCE, group.main)),
+            _ratio_text(group.ratio_to("PyTorch", group.main)),
+            _ratio_text(group.ratio_to_best_peer(group.main)),
+            group.best_peer.contender if group.best_peer else NOTHING,
+            _percent_text(group.share_of_roof(group.main)),
+        )
+        for group in results.groups
+        if group.main
+        and group.case.dtype == "float32"
+        and group.case.work in axes.LOSSES
+        and group.case.verb in axes.REDUCED
+        and group.case.target in ("int64", "float32")
+        and not group.case.title.endswith("probabilities")
+    ]
+    machine = results.machine
+    return (
+        f"{machine['cpu']}, {machine['cpus']} CPUs, {machine['isa']}, {machine['compiler']}; "
+        f"medians by `./ci/bench --{results.plan}` on {results.date}. The ratios say how many times "
+        'as long\nthe others take; "NumPy" is the reference backend; "of roof" is the share of the '
+        "machine's streaming bandwidth,\nfor rows larger than its caches.\n\n"
+        + _table(("call", "time", "x NumPy", "x PyTorch", "x best peer", "which", "of roof"), rows)
+    )
+
+
 def _table(header, rows, right=1):
     """A Markdown table; columns from `right` on are figures."""
     rules = ["---" if column < right else "--:" for column in range(len(header))]

@@ -105,7 +105,7 @@ def excerpt(results):
     machine = results.machine
     return (
         f"{machine['cpu']}, {machine['cpus']} CPUs, {machine['isa']}, {machine['compiler']}; "
-        f"medians by `./ci/bench --{results.plan}` on {results.date}. The ratios say how many times "
+        f"medians by `./ci/bench --{results.plan}` on {results.date}. Ratios say how many times "
         'as long\nthe others take; "NumPy" is the reference backend; "of roof" is the share of the '
         "machine's streaming bandwidth,\nfor rows larger than its caches.\n\n"
         + _table(("call", "time", "x NumPy", "x PyTorch", "x best peer", "which", "of roof"), rows)

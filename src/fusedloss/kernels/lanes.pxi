@@ -396,36 +396,32 @@ cdef inline double fold_lanes(double* a) noexcept nogil:
 
 
 cdef inline double tree_sum(real* a, Py_ssize_t n) noexcept nogil:
-    """Sum of a[0:n], n <= 1024, as a balanced tree: OUT a is used as scratch up to the next power of two.
+    """Sum of a[0:n], n <= 1024, as a balanced tree: OUT a is used as scratch up to the next power of two, 128 at least.
 
     float adds at most three levels in float32 (relative error below 3*2^-24, 2^-26 typically) and the rest in
-    float64; double is pairwise throughout (error below log2(n) * 2^-53).
+    float64; double is pairwise throughout (error below log2(n) * 2^-53). Three levels at a time, since a pass over
+    memory costs more than the additions.
     """
-    cdef double wide[CHUNK]
-    cdef Py_ssize_t size = LANES
+    cdef double wide[LANES]
+    cdef Py_ssize_t size = 128
     cdef Py_ssize_t i
     while size < n:
         size *= 2
     for i in range(n, size):
         a[i] = <real>0.0
-    if real is float:
+    if size == 1024:
+        for i in range(128):
+            a[i] = (((a[i] + a[i + 512]) + (a[i + 256] + a[i + 768]))
+                    + ((a[i + 128] + a[i + 640]) + (a[i + 384] + a[i + 896])))
+    else:
         while size > 128:
             size //= 2
             for i in range(size):
                 a[i] = a[i] + a[i + size]
-        for i in range(size):
-            wide[i] = a[i]
-        while size > LANES:
-            size //= 2
-            for i in range(size):
-                wide[i] = wide[i] + wide[i + size]
-        return fold_lanes(wide)
-    else:
-        while size > LANES:
-            size //= 2
-            for i in range(size):
-                a[i] = a[i] + a[i + size]
-        return fold_lanes(a)
+    for i in range(LANES):
+        wide[i] = (((<double>a[i] + <double>a[i + 64]) + (<double>a[i + 32] + <double>a[i + 96]))
+                   + ((<double>a[i + 16] + <double>a[i + 80]) + (<double>a[i + 48] + <double>a[i + 112])))
+    return fold_lanes(wide)
 
 
 cdef struct Sum:

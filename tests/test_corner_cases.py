@@ -585,6 +585,11 @@ CORNERS = [
 
 @pytest.mark.parametrize(("corner", "dtype"), CORNERS)
 def test_corner_case(corner, dtype, backend):
+    hold_all(corner, dtype)
+
+
+def hold_all(corner, dtype, first_axis=False):
+    """Every verb and reduction of a corner, of rows, or of the same as columns."""
     with np.errstate(all="ignore"):
         x = np.array(corner.input, numpy_dtype(dtype))
     target = np.array(corner.target)
@@ -592,22 +597,38 @@ def test_corner_case(corner, dtype, backend):
         name: np.array(value) if isinstance(value, list) else value
         for name, value in corner.options.items()
     }
-    for name, expected in corner.expected.items():
-        reduction, output = {
-            "grad": ("sum", "grad"),
-            "hess": ("sum", "hess"),
-            "mean_grad": ("mean", "grad"),
-            "mean_hess": ("mean", "hess"),
-        }.get(name, (name, "value"))
-        reductions = [reduction] if reduction != "sum" or output == "value" else ["sum", "none"]
-        for reduction in reductions:
-            for verb in VERBS:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("error")
-                    result = call(corner.loss, verb, x, target, reduction=reduction, **options)
-                got = named_outputs(verb, result)
-                if output in got:
-                    hold(corner, dtype, verb, reduction, output, got[output], expected)
+    if first_axis:
+        x, target = np.ascontiguousarray(x.T), np.ascontiguousarray(target.T)
+        options["axis"] = 0
+    for verb in VERBS:
+        for reduction in REDUCTIONS:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                result = call(corner.loss, verb, x, target, reduction=reduction, **options)
+            for output, got in named_outputs(verb, result).items():
+                # The gradient of "none" is that of the sum.
+                name = reduction if output == "value" else f"mean_{output}"
+                name = name if output == "value" or reduction == "mean" else output
+                if name in corner.expected:
+                    got = got.T if first_axis and output != "value" else got
+                    expected = corner.expected[name]
+                    got = without_padding(got, expected)
+                    hold(corner, dtype, verb, reduction, output, got, expected)
+
+
+def without_padding(got, expected):
+    """The entries that a corner speaks of; those of classes added to it are checked here."""
+    if np.ndim(got) < 2 or not isinstance(expected, list):
+        return got
+    for row, values in zip(expected, got, strict=True):
+        if row is ANY or NOT_FINITE in row:
+            continue
+        added = values[len(row) :].astype("float64")
+        # nan logits make the whole row nan; otherwise -inf has no part.
+        good = np.isnan(added) if NAN in row else added == 0
+        assert good.all(), f"added classes must be {'nan' if NAN in row else 0}, not {added}"
+    classes = next((len(row) for row in expected if row is not ANY), got.shape[1])
+    return got[:, :classes]
 
 
 def hold(corner, dtype, verb, reduction, output, got, expected):
@@ -628,6 +649,8 @@ def hold(corner, dtype, verb, reduction, output, got, expected):
     values = got.astype("float64").reshape(-1)
     for position in np.flatnonzero(promised & (expected == 0)):
         assert values[position] == 0, f"at {position} zero must be exactly zero\n{where}"
+        if output == "value":
+            assert not np.signbit(values[position]), f"at {position} -0.0 must be 0.0\n{where}"
     bound = REGISTRY[corner.loss].error_bounds[output][compute_dtype(dtype).name]
     # The terms of gradients with soft targets are at most the coefficients, of the order of 1.
     soft = corner.loss == CE and np.asarray(corner.target).dtype.kind == "f"
@@ -667,6 +690,80 @@ def flatten(expected, got, where):
         assert expected.shape == shape, f"shape {shape}\n{where}"
     fill(expected, ())
     return numbers.reshape(-1), promised.reshape(-1)
+
+
+# ------------------------------------------------- the same in longer rows, and along another axis
+
+
+def padded(corner, classes):
+    """The corner with more classes, whose logits are -inf: they have no part in anything."""
+    x = np.array(corner.input, float)
+    more = classes - x.shape[-1]
+    long = np.pad(x, ((0, 0), (0, more)), constant_values=-INF)
+    target = np.array(corner.target)
+    if target.dtype.kind == "f":
+        target = np.pad(target, ((0, 0), (0, more)))
+    options = dict(corner.options)
+    if "weight" in options:
+        options["weight"] = [*options["weight"], *[1.0] * more]
+    return Corner(corner.claim, corner.loss, long, target, options, corner.expected, corner.dtypes)
+
+
+LONG = [
+    pytest.param(corner, dtype, id=f"{corner.claim}, {dtype}")
+    for corner in (*EMPTY_IGNORED_WEIGHTED, *NON_FINITE_LOGITS, *SMALL_AND_SHIFTED)
+    for dtype in corner.dtypes
+    if corner.loss == CE
+    and np.ndim(corner.input) == 2
+    and np.size(corner.input)
+    and "label_smoothing" not in corner.options  # which would reach the added classes
+    and dtype in FULL
+]
+
+
+@pytest.mark.parametrize(("corner", "dtype"), LONG)
+def test_corner_case_in_longer_rows(corner, dtype, backend):
+    """Few classes, many, and several blocks of them take different ways through a kernel."""
+    for classes in (np.shape(corner.input)[1], 50, 1100, 4500):
+        longer = padded(corner, classes)
+        hold_all(longer, dtype)
+        hold_all(longer, dtype, first_axis=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("classes", [2, 3, 16, 17, 40, 41, 700, 4099])
+def test_minus_infinity_under_soft_targets_anywhere(classes, dtype, backend):
+    """Where the coefficient is 0 the term is 0; elsewhere the loss is infinite."""
+    rng = np.random.default_rng(classes)
+    places = sorted({0, classes // 2, classes - 1})
+    x = rng.normal(size=(2 * len(places), classes)).astype(numpy_dtype(dtype))
+    soft = rng.random(x.shape)
+    weight = rng.uniform(0.5, 2, size=classes)
+    for number, place in enumerate(places):
+        x[2 * number : 2 * number + 2, place] = -INF
+        soft[2 * number, place] = 0.0
+    weight[places[1]] = 0.0
+    labels = (np.repeat(places, 2) + 1) % classes
+    for target in (soft, labels):
+        for options in ({}, {"label_smoothing": 0.25}, {"weight": weight, "label_smoothing": 0.25}):
+            for axis in (0, 1):
+                logits = np.ascontiguousarray(x.T) if axis == 0 else x
+                given = np.ascontiguousarray(target.T) if axis == 0 else target
+                more = {**options, "axis": axis, "reduction": "none"}
+                value, grad = fl.cross_entropy.value_and_grad(logits, given, **more)
+                with fl.use_backend("numpy"):
+                    expected = fl.cross_entropy.value_and_grad(logits, given, **more)
+                finite = np.isfinite(expected[0])
+                assert finite.any() or options
+                eps = 2.0**-7 if grad.dtype.itemsize == 2 else 1e-5
+                for one, other in ((value, expected[0]), (grad, expected[1])):
+                    np.testing.assert_allclose(
+                        one.astype(float),
+                        other.astype(float),
+                        rtol=eps,
+                        atol=eps,
+                        err_msg=f"{options}, axis {axis}",
+                    )
 
 
 # ------------------------------------------------------- wherever in a row of whatever length it is

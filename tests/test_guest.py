@@ -82,6 +82,31 @@ def test_a_large_call_uses_the_threads_that_were_asked_for():
 
 
 @needs_fork
+def test_a_fork_from_another_thread_does_not_spoil_the_next_one():
+    """Each thread has an OpenMP pool of its own; a fork from one must not make us forget others."""
+    printed = run("""
+        import multiprocessing
+        fork = multiprocessing.get_context("fork")
+        first = compute()
+
+        def fork_here():
+            child = fork.Process(target=int)
+            child.start()
+            child.join()
+
+        thread = threading.Thread(target=fork_here)
+        thread.start()
+        thread.join()
+        child = fork.Process(target=compute)
+        child.start()
+        child.join(30)
+        print(child.exitcode)
+        child.kill()
+    """)
+    assert printed.split() == ["0"]
+
+
+@needs_fork
 @pytest.mark.usefixtures("compiled")
 def test_a_forked_child_computes_after_a_parallel_region_and_so_does_its_child():
     printed = run(

@@ -393,7 +393,9 @@ def check_num_threads(given: Any) -> int | None:
         return None
     threads = _integer("num_threads", given, "a positive integer or None")
     if threads < 1:
-        raise ValueError(f"num_threads must be a positive integer or None, not {threads}")
+        raise ValueError(
+            f"num_threads must be a positive integer or None, not {_shown(threads)}"
+        )
     return min(threads, MOST_THREADS)
 
 
@@ -406,7 +408,10 @@ def _shown(value: Any) -> str:
         or isinstance(value, (int, float, complex, np.generic))
         or getattr(value, "shape", None) == ()
     ):
-        return str(value)
+        try:
+            return str(value)
+        except ValueError:  # Python does not print integers of more than 4300 digits
+            return "an integer of thousands of digits"
     return _kind(value)
 
 

@@ -83,6 +83,7 @@ cdef struct Rows:
     double z[LANES]
     double p_factor[LANES]       # gradient = p_factor p_c - q_factor q_c ...
     double q_factor[LANES]
+    double extra[LANES]          # the part of p_factor that is not s Q / D or s a / D
     double special[LANES]        # ... but this at the label (soft targets: set when writing)
     double pp_factor[LANES]      # z-loss part of the Hessian: + pp_factor p_c^2
 
@@ -263,6 +264,14 @@ cdef void finish(const Softmax* t, Rows* r) noexcept nogil:
         r.z[i] = 0.0 if r.label[i] == IGNORED else r.z[i]
 
 
+cdef inline double mixed_loss(double coefficient, const Rows* r, int lane) noexcept nogil:
+    """coefficient * sum_c q_c (-log p_c). The coefficient belongs to each term: where it is 0, so is the sum, even one
+    of inf - inf; a nan in the logits or the q_c is seen in log_total or q_sum."""
+    if coefficient == 0.0:
+        return 0.0 * r.q_sum[lane] * r.log_total[lane]
+    return coefficient * (r.q_sum[lane] * r.log_total[lane] + r.q_gap[lane])
+
+
 cdef void finish_options(const Softmax* t, Rows* r) noexcept nogil:
     """Losses and factors where there is more than a plain loss of hard labels."""
     cdef int i
@@ -282,7 +291,7 @@ cdef void finish_options(const Softmax* t, Rows* r) noexcept nogil:
         r.q_factor[i] = 0.0
         if t.soft:
             coefficient = r.sample[i] / t.divisor
-            r.loss[i] = times(r.sample[i], r.q_sum[i] * r.log_total[i] + r.q_gap[i])
+            r.loss[i] = mixed_loss(r.sample[i], r, i)
             r.p_factor[i] = coefficient * r.q_sum[i]
             r.q_factor[i] = coefficient
         else:
@@ -292,7 +301,7 @@ cdef void finish_options(const Softmax* t, Rows* r) noexcept nogil:
             r.p_factor[i] = coefficient
             if t.smoothing > 0.0:
                 uniform = r.sample[i] * uniform_mass
-                r.loss[i] += times(uniform, r.q_sum[i] * r.log_total[i] + r.q_gap[i])
+                r.loss[i] += mixed_loss(uniform, r, i)
                 r.q_factor[i] = uniform / t.divisor
                 extra = r.q_factor[i] * t.weight_sum
         if t.z_loss > 0.0:
@@ -300,6 +309,7 @@ cdef void finish_options(const Softmax* t, Rows* r) noexcept nogil:
             r.pp_factor[i] = 2.0 * (r.sample[i] * t.z_loss) / t.z_divisor
             extra += r.pp_factor[i] * lse
         r.p_factor[i] += extra
+        r.extra[i] = extra
         if not t.soft:
             # The label: -hard (1 - p_y), and what smoothing and z-loss add there.
             r.special[i] = -coefficient * (r.special[i] / r.total[i])
@@ -593,7 +603,12 @@ cdef void write_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
     low = <real>leftover if isfinite(leftover) else <real>0.0
 
     if t.grad != NULL or t.hess != NULL:
-        scaled_exp_chunk(x, n, base, magic, floor, high, low, g)
+        if isfinite(factor):
+            scaled_exp_chunk(x, n, base, magic, floor, high, low, g)
+        else:
+            # D = 0: the IEEE quotient in each entry.
+            for i in range(n):
+                g[i] = <real>(<double>exp_shifted(x[i], base, magic, floor) * factor)
     if t.hess != NULL:
         # In float64, or as g (1 - p) = g - g p in one rounding.
         if real is float:
@@ -650,7 +665,7 @@ cdef inline double soft_gradient_at_maximum(const Rows* r, int lane, double p, d
     """c ((Q - q) p - q (1 - p)) + z part, with 1 - p = rest / S: no cancellation for one-hot targets."""
     cdef double c = r.q_factor[lane]
     cdef double own = c * ((r.q_sum[lane] - q) * p - q * (r.rest[lane] / r.total[lane]))
-    return own + (r.p_factor[lane] - c * r.q_sum[lane]) * p
+    return own + r.extra[lane] * p
 
 
 cdef void write_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, const Rows* r, real tag) noexcept nogil:

@@ -14,6 +14,7 @@
 from cython.parallel cimport prange
 from cpython.long cimport PyLong_CheckExact, PyLong_AsLongLongAndOverflow, PyLong_AsUnsignedLongLong
 from cpython.float cimport PyFloat_Check, PyFloat_AS_DOUBLE
+from cpython.unicode cimport PyUnicode_CheckExact
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_SIZE
 from libc.stdlib cimport getenv
 from cpython.bytearray cimport PyByteArray_AS_STRING
@@ -110,11 +111,14 @@ def compiler():
 
 
 def quiesce():
-    """Before a fork: end the pool of OpenMP, which the child could not use."""
-    global paused, pool_open
+    """Before a fork: end the pool of OpenMP, which the child could not use.
+
+    Every thread that has called us has a pool of its own, and this ends the forking thread's, the only thread that the
+    child will have. Pools of others may be left, so it is done before each fork.
+    """
+    global paused
     if pool_open:
         paused = fl_pause_openmp() == 0
-        pool_open = not paused
 
 
 def mark_child():
@@ -256,6 +260,8 @@ cdef bint set_operand(Operand* a, object array, cnp.ndarray like) except -1:
 
 
 cdef inline int reduction_of(object name) except -1:
+    if not PyUnicode_CheckExact(name):
+        return UNKNOWN_REDUCTION
     if name == "mean":
         return MEAN
     if name == "sum":
@@ -294,6 +300,8 @@ cdef bint overlaps(cnp.ndarray a, cnp.ndarray b) noexcept:
     """Whether the memory of two contiguous arrays meets."""
     cdef const char* p = <const char*>cnp.PyArray_DATA(a)
     cdef const char* q = <const char*>cnp.PyArray_DATA(b)
+    if cnp.PyArray_NBYTES(a) == 0 or cnp.PyArray_NBYTES(b) == 0:
+        return False
     return p < q + cnp.PyArray_NBYTES(b) and q < p + cnp.PyArray_NBYTES(a)
 
 
@@ -367,7 +375,7 @@ cdef tuple read_outputs(int verb, object out, cnp.ndarray like, tuple inputs):
             hess = empty_like(like)
         elif not output_fits(hess, like, number, True, inputs):
             return None
-        if cnp.PyArray_NBYTES(<cnp.ndarray>grad) and overlaps(<cnp.ndarray>grad, <cnp.ndarray>hess):
+        if overlaps(<cnp.ndarray>grad, <cnp.ndarray>hess):
             return None
     return grad, hess
 
@@ -547,12 +555,15 @@ cdef double sum_weights(const Softmax* t) noexcept:
 
 
 cdef bint set_ignore_index(Softmax* t, object ignore_index) except -1:
-    """Compare labels and ignore_index as mathematical integers; False if it is not exactly an int."""
+    """Compare labels and ignore_index as mathematical integers; False if it is not exactly an int, or if it is not
+    negative although the target holds probabilities."""
     cdef int overflow = 0
     cdef long long n
     if not PyLong_CheckExact(ignore_index):
         return False
     n = PyLong_AsLongLongAndOverflow(ignore_index, &overflow)
+    if t.soft:
+        return overflow < 0 or (overflow == 0 and n < 0)
     t.ignoring = overflow == 0 and not (n < 0 and t.target_code == U64)
     t.ignore_index = n
     if overflow > 0 and t.target_code == U64 and ignore_index < 2**64:
@@ -595,7 +606,7 @@ def cross_entropy(verb, logits, target, weight, sample_weight, ignore_index, lab
     if not set_ignore_index(&t, ignore_index):
         return NotImplemented
     if t.soft:
-        if t.ignoring and t.ignore_index >= 0 or not same_shape(<cnp.ndarray>target, <cnp.ndarray>logits):
+        if not same_shape(<cnp.ndarray>target, <cnp.ndarray>logits):
             return NotImplemented
     elif not shape_without(<cnp.ndarray>target, <cnp.ndarray>logits, along):
         return NotImplemented

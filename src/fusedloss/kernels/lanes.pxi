@@ -366,7 +366,8 @@ cdef inline real scaled_division(real numerator, real e, real high, real low) no
     cdef real inverse = <real>1.0 / d
     cdef real q = numerator * inverse
     cdef real tail = multiply_add(-q, rest, multiply_add(-q, d, numerator)) * inverse
-    return multiply_add(q, high, multiply_add(tail, high, q * low))
+    cdef real scaled = multiply_add(q, high, multiply_add(tail, high, q * low))
+    return scaled if scaled - scaled == <real>0.0 else q * high
 
 
 cdef inline real divide_by_one_plus(real numerator, real e) noexcept nogil:

@@ -392,6 +392,51 @@ def test_weights_are_broadcast_without_being_copied(loss, shape, backend):
         assert_same_results(all_results(loss, x, target, {name: view}), expected, name)
 
 
+HALVES = [d for d in DTYPES if numpy_dtype(d).itemsize == 2]
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_every_16_bit_number_is_read_right(dtype, backend):
+    """All 65 536 patterns: subnormals, infinities and nan among them."""
+    x = np.arange(2**16, dtype="uint16").view(numpy_dtype(dtype))
+    with np.errstate(all="ignore"):
+        expected = x.astype("float32") ** 2
+    got = fl.mse_loss(x, np.zeros(x.shape, bool), reduction="none")
+    assert same_bits(got, expected)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_16_bit_results_are_rounded_to_nearest_even(dtype, backend):
+    """2 (0 - t) is exact in float32. All 16-bit numbers, the middles between them, and beside."""
+    near = np.arange(2**16, dtype="uint16").view(numpy_dtype(dtype)).astype("float32")
+    near = np.sort(near[np.isfinite(near)])
+    middle = ((near[:-1].astype("float64") + near[1:]) / 2).astype("float32")
+    edge = near[-1] + np.float32(near[-1] - near[-2]) * np.array([0.25, 0.5, 0.75], "float32")
+    wanted = np.concatenate(
+        [near, middle, np.nextafter(middle, -np.inf), np.nextafter(middle, np.inf), edge, -edge]
+    )
+    # Halves of subnormal float32 numbers would not be exact.
+    wanted = wanted[(wanted == 0) | (np.abs(wanted) >= 2.0**-125)]
+    zero = np.zeros(wanted.shape, numpy_dtype(dtype))
+    _, got = fl.mse_loss.value_and_grad(zero, -wanted / 2, reduction="sum")
+    with np.errstate(all="ignore"):
+        expected = wanted.astype(numpy_dtype(dtype))
+    np.testing.assert_array_equal(got.astype("float32"), expected.astype("float32"))
+
+
+def test_integers_that_float32_cannot_hold_are_rounded_once(backend):
+    """As NumPy converts them, element by element, to the compute type."""
+    large = [2**24 + 1, 2**24 + 3, 2**31 - 1, 2**53 + 1, 2**62 + 2**38 + 1, -(2**24) - 1]
+    for dtype in ("int64", "uint64"):
+        target = np.array([n for n in large if n > 0 or dtype == "int64"], dtype)
+        for float_dtype in ("float32", "float64"):
+            x = np.zeros(target.shape, float_dtype)
+            _, got = fl.mse_loss.value_and_grad(x, target, reduction="sum")
+            assert same_bits(got, -2 * target.astype(float_dtype)), (dtype, float_dtype)
+            weighted = fl.mse_loss.value_and_grad(x + 1, x, weight=target, reduction="sum")[1]
+            assert same_bits(weighted, 2 * target.astype(float_dtype)), (dtype, float_dtype)
+
+
 # -------------------------------------------------------------------------------- the output
 
 OUT_LAYOUTS = {

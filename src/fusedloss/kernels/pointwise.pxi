@@ -112,9 +112,8 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
         for i in range(n):
             up = x[i] if x[i] > <real>0.0 else <real>0.0
             down = -x[i] if x[i] < <real>0.0 else <real>0.0
-            # log1p(e) > 0 carries an infinite weight where up or down is 0.
-            up = <real>0.0 if (a[i] == <real>0.0) | (up == <real>0.0) else a[i] * up
-            down = <real>0.0 if (b[i] == <real>0.0) | (down == <real>0.0) else b[i] * down
+            up = <real>0.0 if a[i] == <real>0.0 else a[i] * up
+            down = <real>0.0 if b[i] == <real>0.0 else b[i] * down
             v[i] = (up + down) + (a[i] + b[i]) * log1p_unit(e[i])
         if t.values != NULL:
             store(t.values, F32 if real is float else F64, first, n, v, t.stream)

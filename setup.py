@@ -22,6 +22,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.sdist import sdist
 
 REQUIRE = os.environ.get("FUSEDLOSS_REQUIRE_NATIVE") == "1"
 SANITIZE = "-fsanitize" in os.environ.get("CFLAGS", "")
@@ -77,6 +78,18 @@ DIRECTIVES = {
 
 PYTHON_PROBE = "#include <Python.h>\nint fl_probe(void) { return PY_MAJOR_VERSION; }\n"
 OPENMP_PROBE = "#include <omp.h>\nint fl_probe(void) { return omp_get_max_threads(); }\n"
+
+
+class SourceDistribution(sdist):
+    """What setuptools does not find by itself: Cython sources, tests, benches and scripts."""
+
+    def make_distribution(self):
+        for folder in ("src/fusedloss", "tests", "benches", "ci"):
+            self.filelist.graft(folder)
+        self.filelist.include("CHANGELOG.md")
+        for built in ("*.py[cod]", "*.so", "*.pyd"):
+            self.filelist.global_exclude(built)
+        super().make_distribution()
 
 
 class Unavailable(Exception):
@@ -191,4 +204,4 @@ EXTENSIONS = [
     for name in ("cpu", *LEVELS)
 ]
 
-setup(ext_modules=EXTENSIONS, cmdclass={"build_ext": BuildExt})
+setup(ext_modules=EXTENSIONS, cmdclass={"build_ext": BuildExt, "sdist": SourceDistribution})

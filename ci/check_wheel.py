@@ -50,7 +50,7 @@ def check(path):
         for needed in ("fusedloss/py.typed", "fusedloss/data/iris.csv"):
             if needed not in names:
                 wrong.append(f"{needed} is missing")
-        for needed in ("licenses/LICENSE", "licenses/LICENSES/libgomp.txt"):
+        for needed in ("licenses/LICENSE", "licenses/ci/licenses/libgomp.txt"):
             if not any(name.endswith(f".dist-info/{needed}") for name in names):
                 wrong.append(f"{needed} is missing")
         strange = {name.split("/")[0] for name in names}

@@ -412,6 +412,18 @@ def test_a_bad_label_leaves_logits_in_place_alone(backend):
         assert x.tobytes() == before.tobytes()
 
 
+@pytest.mark.parametrize("size", [5, 1000, 40_000])
+def test_a_bad_probability_is_named_in_place_too(size, backend):
+    """Although gradients may have replaced other probabilities by then."""
+    for verb in ("value_and_grad", "grad_and_hess"):
+        for name in ("probs", "target"):
+            arrays = {"probs": np.full(size, 0.25), "target": np.full(size, 0.75)}
+            arrays[name][[-2, -1]] = 1.5, 7.0
+            out = arrays["probs"] if verb == "value_and_grad" else (arrays["probs"], None)
+            with pytest.raises(ValueError, match=rf"^{name}\[{size - 2}\] must be .*, not 1\.5$"):
+                call(PROBS, verb, **arrays, out=out)
+
+
 # -------------------------------------------------------------------------------- other mistakes
 
 GRAMMAR = re.compile(r"^[a-z_]+(\[[\d, ]+\])? must be .+, not .+$")
@@ -437,6 +449,12 @@ MORE = [
     (CE, X, Y, {"axis": (0, 1)}),
     (CE, X, Y, {"reduction": 3}),
     (CE, X, Y, {"reduction": ["mean"]}),
+    (CE, X, Y, {"reduction": np.array(["mean", "sum"])}),
+    (MSE, X, X, {"reduction": b"mean"}),
+    (CE, X, Y, {"axis": np.array([0, 1])}),
+    (CE, X, Y, {"ignore_index": np.array([1, 2])}),
+    (CE, X, Y, {"label_smoothing": np.array([0.1, 0.2])}),
+    (MSE, X, X, {"num_threads": np.array([1, 2])}),
     (CE, X, Y, {"num_threads": "2"}),
     (LOGITS, X, X.astype(complex), {}),
     (LOGITS, X, X.astype(object), {}),

@@ -563,6 +563,22 @@ def test_outputs_that_overlap_inputs_otherwise(backend):
             assert same_bits(got, expected), (loss, name)
 
 
+@pytest.mark.parametrize("loss", ["binary_cross_entropy_with_logits", "binary_cross_entropy"])
+def test_outputs_in_the_memory_of_a_broadcast_weight(loss, backend):
+    """A row, a column or an item of the output weighs all of it: as it was before the call."""
+    rng = np.random.default_rng(12)
+    x, target = rng.uniform(0.1, 0.9, size=(300, 7)), rng.integers(2, size=(300, 7))
+    names = ("weight", "pos_weight") if loss == "binary_cross_entropy_with_logits" else ("weight",)
+    for name in names:
+        for part in (np.s_[0], np.s_[299], np.s_[:, 3:4], np.s_[150, 2], np.s_[::-1, ::-1]):
+            for verb in ("value_and_grad", "grad_and_hess"):
+                out = rng.uniform(0.5, 2, size=x.shape)
+                expected = call(loss, verb, x, target, **{name: out[part].copy()})
+                given = out if verb == "value_and_grad" else (None, out)
+                got = call(loss, verb, x, target, **{name: out[part]}, out=given)
+                assert same_bits(got, expected), (name, part, verb)
+
+
 def test_cross_entropy_outputs_that_overlap_inputs_otherwise(backend):
     rng = np.random.default_rng(10)
     memory = rng.uniform(0.1, 0.9, size=20_000)

@@ -401,11 +401,21 @@ cdef object answer(int verb, object value, object grad, object hess):
 
 # ---------------------------------------------------------------------------------- entries: softmax and its losses
 
-# Nanoseconds per item of one thread, to choose the number of threads; measured, coarse. Index: has outputs.
-cdef double SOFTMAX_NS[2]
-SOFTMAX_NS[:] = [0.25, 0.6]
-cdef double POINTWISE_NS[2]
-POINTWISE_NS[:] = [0.5, 0.8]
+# Nanoseconds of one thread, to choose the number of threads: coarse, measured in cache on a Zen 4 core with AVX-512.
+# Computing gradients or Hessians takes about 1.6 times as long, float64 twice.
+
+cdef double softmax_ns(const Softmax* t) noexcept:
+    cdef double row
+    if t.inner > 1 or t.classes <= FEW_CLASSES:
+        row = 10.0 + 1.6 * <double>t.classes
+    else:
+        row = 60.0 + 0.35 * <double>t.classes
+    return <double>t.rows * row * (1.6 if t.grad != NULL or t.hess != NULL else 1.0) * (2.0 if t.code == F64 else 1.0)
+
+
+cdef double pointwise_ns(const Pointwise* t) noexcept:
+    cdef double item = 0.25 if t.kind == MSE_LOSS else 1.5 if t.kind == BINARY_CROSS_ENTROPY else 0.75
+    return <double>t.n * item * (1.6 if t.grad != NULL or t.hess != NULL else 1.0) * (2.0 if t.code == F64 else 1.0)
 
 
 cdef Py_ssize_t product(cnp.ndarray a, int first, int last) noexcept:
@@ -460,15 +470,13 @@ cdef bint worth_streaming(Py_ssize_t items, Code code, const char* x, const char
 
 
 cdef int run_softmax(Softmax* t, Py_ssize_t blocks, int threads) except -1:
-    cdef double items = <double>t.rows * <double>t.classes
-    cdef double ns = SOFTMAX_NS[t.grad != NULL or t.hess != NULL] * (items + 40.0 * <double>t.rows)
     t.stream = worth_streaming(t.rows * t.classes, t.code, t.logits, t.grad, t.hess)
     if t.inner == 1 and t.rows < SHARED_ROWS and t.classes >= SHARED_CLASSES:
         share_rows(t, threads)
     elif t.code == F64:
-        run(softmax_block_double, t, blocks, threads, 2.0 * ns)
+        run(softmax_block_double, t, blocks, threads, softmax_ns(t))
     else:
-        run(softmax_block_float, t, blocks, threads, ns)
+        run(softmax_block_float, t, blocks, threads, softmax_ns(t))
     return 0
 
 
@@ -479,7 +487,7 @@ cdef int share_rows(Softmax* t, int threads) except -1:
     cdef RowScan scan
     cdef Py_ssize_t groups = groups_of(t)
     cdef bint wide = t.code == F64
-    cdef double ns = (1.0 + wide) * <double>t.classes
+    cdef double ns = softmax_ns(t) / <double>t.rows
     memory = bytearray(groups * sizeof(RowScan))
     s.parts = <RowScan*>PyByteArray_AS_STRING(memory)
     s.softmax = t
@@ -488,18 +496,18 @@ cdef int share_rows(Softmax* t, int threads) except -1:
         read_row_options(t, s.row, 1, &r)
         if r.label[0] != IGNORED:
             s.left_out = -1 if t.by_maximum else <Py_ssize_t>r.label[0]
-            run(shared_scan_double if wide else shared_scan_float, &s, groups, threads, SOFTMAX_NS[0] * ns)
+            run(shared_scan_double if wide else shared_scan_float, &s, groups, threads, ns)
             merge_parts(&s)
             scan = s.parts[0]
             keep_scan(t, s.row, &scan, &r, 0)
             if winner_needs_a_sum(t, &r, 0):
                 s.left_out = scan.argmax
-                run(shared_scan_double if wide else shared_scan_float, &s, groups, threads, SOFTMAX_NS[0] * ns)
+                run(shared_scan_double if wide else shared_scan_float, &s, groups, threads, ns)
                 merge_parts(&s)
                 r.rest_of_max[0] = value_of(&s.parts[0].rest)
         finish(t, &r)
         if t.grad != NULL or t.hess != NULL:
-            run(shared_write_double if wide else shared_write_float, &s, groups, threads, SOFTMAX_NS[1] * ns)
+            run(shared_write_double if wide else shared_write_float, &s, groups, threads, ns)
         if wide:
             keep_losses(t, s.row, 1, &r, <double>0)
         else:
@@ -722,14 +730,11 @@ def logsumexp(x, axis, num_threads, out):
 # ------------------------------------------------------------------------------- entries: pointwise losses, functions
 
 cdef void run_pointwise(Pointwise* t, Py_ssize_t blocks, int threads) noexcept:
-    cdef double ns = POINTWISE_NS[t.grad != NULL or t.hess != NULL] * <double>t.n
-    if t.kind == MSE_LOSS:
-        ns *= 0.4
     t.stream = worth_streaming(t.n, t.code, t.x, t.grad if t.values == NULL else t.values, t.hess)
     if t.code == F64:
-        run(pointwise_block_double, t, blocks, threads, 2.0 * ns)
+        run(pointwise_block_double, t, blocks, threads, pointwise_ns(t))
     else:
-        run(pointwise_block_float, t, blocks, threads, ns)
+        run(pointwise_block_float, t, blocks, threads, pointwise_ns(t))
 
 
 cdef Py_ssize_t blocks_of_items(Py_ssize_t n) noexcept:

@@ -52,6 +52,9 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if "compiled" in item.fixturenames:  # pytest -k finds names of fixtures only so
+            item.extra_keyword_matches.add("compiled")
     if config.getoption("--slow"):
         return
     skip = pytest.mark.skip(reason="slow: runs with --slow")

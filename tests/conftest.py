@@ -52,15 +52,22 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    for item in items:
-        if "compiled" in item.fixturenames:  # pytest -k finds names of fixtures only so
-            item.extra_keyword_matches.add("compiled")
-    if config.getoption("--slow"):
-        return
-    skip = pytest.mark.skip(reason="slow: runs with --slow")
-    for item in items:
-        if "slow" in item.keywords:
-            item.add_marker(skip)
+    # One case in all backends, then the next case: the truth is then worked out once, see cases.py.
+    first = {}
+    for position, item in enumerate(items):
+        first.setdefault(_case(item), position)
+    items.sort(key=lambda item: first[_case(item)])
+    if not config.getoption("--slow"):
+        skip = pytest.mark.skip(reason="slow: runs with --slow")
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(skip)
+
+
+def _case(item):
+    """The test with its parameters, but without its backend."""
+    backend = item.callspec.params.get("backend") if hasattr(item, "callspec") else None
+    return item.nodeid.replace(f"[{backend}-", "[", 1)
 
 
 @pytest.fixture(params=BACKENDS)

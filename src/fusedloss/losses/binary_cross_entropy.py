@@ -104,7 +104,7 @@ class BinaryCrossEntropyWithLogits(Loss):
     error_bounds: ClassVar[Bounds] = {
         "value": {"float32": 2.0, "float64": 2.0},
         "grad": {"float32": 2.0, "float64": 2.5},
-        "hess": {"float32": 2.0, "float64": 3.0},
+        "hess": {"float32": 2.0, "float64": 4.5},
     }
 
     @overload
@@ -318,7 +318,7 @@ class BinaryCrossEntropy(Loss):
     error_bounds: ClassVar[Bounds] = {
         "value": {"float32": 1.5, "float64": 2.0},
         "grad": {"float32": 2.0, "float64": 2.0},
-        "hess": {"float32": 3.0, "float64": 3.0},
+        "hess": {"float32": 3.0, "float64": 3.5},
     }
 
     @overload

@@ -393,9 +393,7 @@ def check_num_threads(given: Any) -> int | None:
         return None
     threads = _integer("num_threads", given, "a positive integer or None")
     if threads < 1:
-        raise ValueError(
-            f"num_threads must be a positive integer or None, not {_shown(threads)}"
-        )
+        raise ValueError(f"num_threads must be a positive integer or None, not {_shown(threads)}")
     return min(threads, MOST_THREADS)
 
 

@@ -47,6 +47,8 @@ def disassembly(name):
         pytest.skip("objdump is not installed")
     found = [path for path in KERNELS.glob(f"{name}.*") if path.suffix == ".so"]
     if not found and os.environ.get("FUSEDLOSS_REQUIRE_NATIVE") != "1":
+        if os.environ.get("FUSEDLOSS_REQUIRE_NATIVE") == "1":
+            pytest.fail(f"FUSEDLOSS_REQUIRE_NATIVE=1, but {name} is not built")
         pytest.skip(f"{name} is not built here")
     (path,) = found
     return disassemble(path)

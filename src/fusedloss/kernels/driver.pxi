@@ -347,12 +347,6 @@ cdef object empty_rows(cnp.ndarray full, int axis, int type_number):
     return cnp.PyArray_EMPTY(rank, dims, type_number, 0)
 
 
-cdef struct Outputs:
-    bint refused           # `out` needs the friendly door
-    bint want_grad
-    bint want_hess
-
-
 cdef tuple read_outputs(int verb, object out, cnp.ndarray like, tuple inputs):
     """(grad, hess) to write into, made where missing; None if `out` needs the friendly door."""
     cdef object grad = None

@@ -23,17 +23,11 @@ cdef extern from *:
     static inline float fl_float_bits(uint32_t u) { float x; memcpy(&x, &u, 4); return x; }
     static inline uint64_t fl_bits_f64(double x) { uint64_t u; memcpy(&u, &x, 8); return u; }
     static inline double fl_double_bits(uint64_t u) { double x; memcpy(&x, &u, 8); return x; }
-    #if defined(__GNUC__)
-      #define FL_PREFETCH(p) __builtin_prefetch((p), 0, 2)
-    #else
-      #define FL_PREFETCH(p) ((void)(p))
-    #endif
     """
     uint32_t fl_bits_f32(float x) noexcept nogil
     float fl_float_bits(uint32_t u) noexcept nogil
     uint64_t fl_bits_f64(double x) noexcept nogil
     double fl_double_bits(uint64_t u) noexcept nogil
-    void FL_PREFETCH(const void* p) noexcept nogil
 
 ctypedef fused real:
     float

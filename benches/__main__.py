@@ -21,7 +21,7 @@ def parse(arguments):
     plan = parser.add_mutually_exclusive_group()
     for name, text in (
         ("smoke", "a few seconds on tiny arrays: do the benches run, is every result right"),
-        ("quick", "the common calls, small and large, in about ten seconds (default)"),
+        ("quick", "the common calls, small and large, in about a minute (default)"),
         ("full", "all shapes, dtypes and functions: half an hour and up to 8 GB"),
     ):
         plan.add_argument(f"--{name}", dest="plan", action="store_const", const=name, help=text)

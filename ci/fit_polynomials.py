@@ -235,6 +235,17 @@ def fits():
             "exp(r) = 1 + r + C2 r^2 + ... + C6 r^6 on |r| <= 0.5014 ln 2",
         ),
         Fit(
+            "FL_EXPTF_C",
+            range(1, 5),
+            mpmath.exp,
+            lambda r: mpf(1),
+            # A sixteenth, and what the rounding of log2(e) adds at |x| = 2**16, as above.
+            (-mpf("0.0640") * ln2, mpf("0.0640") * ln2),
+            FLOAT32,
+            -28,
+            "exp(r) = 1 + C1 r + ... + C4 r^4 on |r| <= 0.0640 ln 2, beside a table of 2^(j/8)",
+        ),
+        Fit(
             "FL_LOG1PF_C",
             range(2, 11),
             mpmath.log1p,
@@ -302,6 +313,17 @@ def constants():
     ]
 
 
+def exp_table():
+    """(about, bits, {name: value}) of 2^(j/8): T_j rounded, and its error as a share of it."""
+    values = {}
+    for j in range(8):
+        power = mpf(2) ** (mpf(j) / 8)
+        near = rounded(power, FLOAT32)
+        values[f"FL_EXPTF_T{j}"] = near
+        values[f"FL_EXPTF_E{j}"] = rounded(power / near - 1, FLOAT32)
+    return "2^(j/8) = T (1 + E)", FLOAT32, values
+
+
 def upwards(exponent):
     """`exponent` rounded up to two decimals; the grid may miss a peak by less than 0.001."""
     return f"{math.ceil((exponent + 0.001) * 100) / 100:.2f}"
@@ -323,7 +345,7 @@ def solved(fit):
 
 def file_text():
     """The whole file."""
-    groups = [*constants(), *map(solved, fits())]
+    groups = [*constants(), exp_table(), *map(solved, fits())]
     macros, declarations = [], []
     for about, bits, values in groups:
         macros.append("    /* " + about.replace("\n", "\n       ") + " */")
@@ -418,6 +440,23 @@ class Recipes:
         one = np.float32(1)
         q = self.horner(fma, "FL_EXPF_C", range(2, 7), r)
         return fma(fma(q, r, one), r, one) * scale
+
+    def exptf(self, x):
+        """float32 exp with the table: x = (n + j/8) ln 2 + r, 2^n T_j (1 + E_j) e^r, degree 4."""
+        np, fma, v = self.numpy, self.fma32, self.values
+        magic = np.float32(1.5 * 2**20 + 127)
+        z = fma(x, v["FL_LOG2EF"], magic)
+        n = z - magic
+        r = fma(n, -v["FL_LN2F_LO"], fma(n, -v["FL_LN2F_HI"], x))
+        bits = z.view(np.int32)
+        j = bits & 7
+        powers = np.array([v[f"FL_EXPTF_T{i}"] for i in range(8)])
+        errors = np.array([v[f"FL_EXPTF_E{i}"] for i in range(8)])
+        # Exponent and j together are shifted up; what j adds to the significand is taken off.
+        offsets = powers.view(np.int32) - (127 << 23) - (np.arange(8, dtype=np.int32) << 20)
+        power = ((bits << 20) + offsets[j]).view(np.float32)
+        t = fma(self.horner(fma, "FL_EXPTF_C", range(1, 5), r), r, errors[j])
+        return fma(power, t, power)
 
     def log1pf(self, e):
         """float32 log1p on [0, 1], degree 10."""
@@ -514,7 +553,7 @@ def measure(points, exhaustive):
 
     def true_values(function, x):
         """Values of more precision than `x`; None if NumPy has no such type here."""
-        name = function.__name__
+        name = next(name for name in ("exp", "log", "log1p") if getattr(mpmath, name) is function)
         if x.dtype == np.float32:
             return getattr(np, name)(x.astype(np.float64))
         if extended:
@@ -525,6 +564,8 @@ def measure(points, exhaustive):
     cases = [
         (f"expf, {every} 2^-6 <= x <= 87", recipes.expf, mpmath.exp, blocks32(2.0**-6, 87, 1)),
         (f"expf, {every} -87 <= x <= -2^-6", recipes.expf, mpmath.exp, blocks32(2.0**-6, 87, -1)),
+        (f"exptf, {every} 2^-6 <= x <= 87", recipes.exptf, mpmath.exp, blocks32(2.0**-6, 87, 1)),
+        (f"exptf, {every} -87 <= x <= -2^-6", recipes.exptf, mpmath.exp, blocks32(2.0**-6, 87, -1)),
         (f"log1pf, {every} 2^-13 <= x <= 1", recipes.log1pf, mpmath.log1p, blocks32(2**-13, 1, 1)),
         ("exp, random -700 <= x <= 700", recipes.exp, mpmath.exp, blocks64(-700, 700)),
         ("exp, random -1 <= x <= 1", recipes.exp, mpmath.exp, blocks64(-1, 1)),

@@ -102,7 +102,7 @@ def test_kernels_use_only_constants_that_exist():
     used = set()
     for path in [*KERNELS.glob("*.pxi"), *KERNELS.glob("*.pyx"), *KERNELS.glob("*.h")]:
         if path.name != "coefficients.pxi":
-            names = r"\bFL_(?:LOG2E|LN2|EXP|LOG|LOG1P)F?(?:_(?:SPLIT_)?(?:HI|LO)|_C\d+)?\b"
+            names = r"\bFL_(?:LOG2E|LN2|EXP|EXPT|LOG|LOG1P)F?(?:_(?:SPLIT_)?(?:HI|LO)|_[CTE]\d+)?\b"
             used.update(re.findall(names, path.read_text(encoding="utf-8")))
     assert used <= set(VALUES)
 

@@ -15,6 +15,23 @@ cdef extern from *:
     /* ln 2 = HI + LO; HI ends in 12 zero bits, so that k*HI is exact for |k| <= 4096 */
     #define FL_LN2_SPLIT_HI (0x1.62e42fefa4p-1)
     #define FL_LN2_SPLIT_LO (-0x1.8432a1b0e2634p-43)
+    /* 2^(j/8) = T (1 + E) */
+    #define FL_EXPTF_T0 (0x1p+0f)
+    #define FL_EXPTF_E0 (0x0p+0f)
+    #define FL_EXPTF_T1 (0x1.172b84p+0f)
+    #define FL_EXPTF_E1 (-0x1.9c0c22p-27f)
+    #define FL_EXPTF_T2 (0x1.306fep+0f)
+    #define FL_EXPTF_E2 (0x1.125002p-25f)
+    #define FL_EXPTF_T3 (0x1.4bfdaep+0f)
+    #define FL_EXPTF_E3 (-0x1.0a355p-25f)
+    #define FL_EXPTF_T4 (0x1.6a09e6p+0f)
+    #define FL_EXPTF_E4 (0x1.26055cp-26f)
+    #define FL_EXPTF_T5 (0x1.8ace54p+0f)
+    #define FL_EXPTF_E5 (0x1.67a1cap-28f)
+    #define FL_EXPTF_T6 (0x1.ae89fap+0f)
+    #define FL_EXPTF_E6 (-0x1.f9c304p-27f)
+    #define FL_EXPTF_T7 (0x1.d5818ep+0f)
+    #define FL_EXPTF_E7 (-0x1.a5217cp-28f)
     /* exp(r) = 1 + r + C2 r^2 + ... + C6 r^6 on |r| <= 0.5014 ln 2
        relative error <= 2^-28.21 (2^-28.25 with unrounded coefficients) */
     #define FL_EXPF_C2 (0x1.fffffcp-2f)
@@ -22,6 +39,12 @@ cdef extern from *:
     #define FL_EXPF_C4 (0x1.5558cp-5f)
     #define FL_EXPF_C5 (0x1.1239e4p-7f)
     #define FL_EXPF_C6 (0x1.6a3dacp-10f)
+    /* exp(r) = 1 + C1 r + ... + C4 r^4 on |r| <= 0.0640 ln 2, beside a table of 2^(j/8)
+       relative error <= 2^-32.27 (2^-33.36 with unrounded coefficients) */
+    #define FL_EXPTF_C1 (0x1p+0f)
+    #define FL_EXPTF_C2 (0x1p-1f)
+    #define FL_EXPTF_C3 (0x1.555cc6p-3f)
+    #define FL_EXPTF_C4 (0x1.55567p-5f)
     /* log1p(e) = e + e^2 (C2 + C3 e + ... + C10 e^8) on 0 <= e <= 1
        relative error <= 2^-27.42 (2^-27.53 with unrounded coefficients) */
     #define FL_LOG1PF_C2 (-0x1.ffffd2p-2f)
@@ -66,11 +89,31 @@ cdef extern from *:
     const double FL_LN2_LO
     const double FL_LN2_SPLIT_HI
     const double FL_LN2_SPLIT_LO
+    const float FL_EXPTF_T0
+    const float FL_EXPTF_E0
+    const float FL_EXPTF_T1
+    const float FL_EXPTF_E1
+    const float FL_EXPTF_T2
+    const float FL_EXPTF_E2
+    const float FL_EXPTF_T3
+    const float FL_EXPTF_E3
+    const float FL_EXPTF_T4
+    const float FL_EXPTF_E4
+    const float FL_EXPTF_T5
+    const float FL_EXPTF_E5
+    const float FL_EXPTF_T6
+    const float FL_EXPTF_E6
+    const float FL_EXPTF_T7
+    const float FL_EXPTF_E7
     const float FL_EXPF_C2
     const float FL_EXPF_C3
     const float FL_EXPF_C4
     const float FL_EXPF_C5
     const float FL_EXPF_C6
+    const float FL_EXPTF_C1
+    const float FL_EXPTF_C2
+    const float FL_EXPTF_C3
+    const float FL_EXPTF_C4
     const float FL_LOG1PF_C2
     const float FL_LOG1PF_C3
     const float FL_LOG1PF_C4

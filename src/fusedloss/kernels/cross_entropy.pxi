@@ -196,6 +196,21 @@ cdef void census_block(void* task, Py_ssize_t block) noexcept nogil:
 
 # ------------------------------------------------------------------------------------------ finish: logs
 
+cdef inline void exp_of_maxima(const Rows* r, double* e) noexcept nogil:
+    """e[lane] as the sums over float32 rows have it."""
+    cdef float y[LANES]
+    cdef float magic[LANES]
+    cdef float floor[LANES]
+    cdef int i
+    for i in range(LANES):
+        y[i] = <float>r.maximum[i] - <float>r.base[i]
+        magic[i] = eighths_magic(r.scale[i])
+        floor[i] = eighths_floor(r.scale[i])
+    vf_store(y, exp_vector(vf_load(y), vf_load(magic), vf_load(floor), vf_table(exp_offsets), vf_table(exp_errors)))
+    for i in range(LANES):
+        e[i] = y[i]
+
+
 cdef void finish(const Softmax* t, Rows* r) noexcept nogil:
     """Losses and gradient factors of 16 rows from their sums, in lanes."""
     cdef int i
@@ -209,9 +224,7 @@ cdef void finish(const Softmax* t, Rows* r) noexcept nogil:
             summed[i] = exp_shifted(r.maximum[i], r.base[i], magic_of(r.scale[i], <double>0),
                                     floor_of(r.scale[i], <double>0))
     else:
-        for i in range(LANES):
-            summed[i] = exp_shifted(<float>r.maximum[i], <float>r.base[i], magic_of(r.scale[i], <float>0),
-                                    floor_of(r.scale[i], <float>0))
+        exp_of_maxima(r, summed)
     for i in range(LANES):
         # +-inf as maximum: no softmax exists, every entry of the row is nan.
         rest = r.rest[i] if -INFINITY < r.maximum[i] < INFINITY else NAN
@@ -431,13 +444,16 @@ cdef void scan_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_s
     magic = magic_of(out.shift.scale, <real>0)
     floor = floor_of(out.shift.scale, <real>0)
     memset(&out.rest, 0, sizeof(Sum))
-    for part in range(chunks):
-        at = part * CHUNK
-        m = min(<Py_ssize_t>CHUNK, n - at)
-        exp_chunk(x + at, m, base, magic, floor, e)
-        if at <= skip < at + m:
-            e[skip - at] = <real>0.0
-        add(&out.rest, tree_sum(e, m))
+    if real is float:
+        add(&out.rest, exp_sum(x, n, skip if 0 <= skip < n else -1, &out.shift))
+    else:
+        for part in range(chunks):
+            at = part * CHUNK
+            m = min(<Py_ssize_t>CHUNK, n - at)
+            exp_chunk(x + at, m, base, magic, floor, e)
+            if at <= skip < at + m:
+                e[skip - at] = <real>0.0
+            add(&out.rest, tree_sum(e, m))
 
     out.q_sum = 0.0
     out.q_gap = 0.0
@@ -565,6 +581,25 @@ cdef void scan_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r, r
             r.rest_of_max[lane] = value_of(&again.rest)
 
 
+cdef inline void write_plain(const Softmax* t, const float* x, Py_ssize_t column, Py_ssize_t n, const Rows* r, int lane,
+                             const ScaledExp* scaled, float* out) noexcept nogil:
+    """The gradient of a plain loss, or the softmax, of n columns; the label's entry is put where it belongs."""
+    cdef Py_ssize_t label = <Py_ssize_t>r.label[lane] - column
+    cdef Py_ssize_t before, after
+    cdef bint patched = t.kind == CROSS_ENTROPY and 0 <= label < n
+    if not patched:
+        write_scaled_exp(x, n, scaled, out, t.stream)
+        return
+    # The label's line is written as usual, around its entry; the others go past the caches if that is asked for.
+    before = label - label % LANES if not t.stream else max(label - <Py_ssize_t>((<size_t>(out + label) & 63) // 4),
+                                                            <Py_ssize_t>0)
+    after = min(n, before + LANES)
+    write_scaled_exp(x, before, scaled, out, t.stream)
+    write_scaled_exp(x + before, after - before, scaled, out + before, False)
+    out[label] = <float>r.special[lane]
+    write_scaled_exp(x + after, n - after, scaled, out + after, t.stream)
+
+
 cdef void write_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t n, const Rows* r,
                       int lane, real tag) noexcept nogil:
     """Gradient and Hessian entries of up to CHUNK columns of a row; x is read before anything is stored."""
@@ -584,10 +619,19 @@ cdef void write_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
     cdef double q_factor = r.q_factor[lane]
     cdef real high = <real>factor
     cdef real low
+    cdef ScaledExp scaled
     cdef Py_ssize_t i
     cdef Py_ssize_t label = <Py_ssize_t>r.label[lane] - column
     cdef Py_ssize_t top = <Py_ssize_t>r.argmax[lane] - column
     cdef Py_ssize_t start = row * t.classes + column
+
+    cdef bint usable = False
+    if real is float:
+        usable = set_scaled_exp(&scaled, factor, r.base[lane], r.scale[lane])
+        if (usable and t.code == F32 and t.hess == NULL and not t.soft and t.smoothing == 0.0
+                and t.kind != LOG_SOFTMAX):
+            write_plain(t, x, column, n, r, lane, &scaled, <float*>t.grad + start)
+            return
 
     if t.kind == LOG_SOFTMAX:
         shift = r.log_total[lane]
@@ -603,18 +647,25 @@ cdef void write_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
     low = <real>leftover if isfinite(leftover) else <real>0.0
 
     if t.grad != NULL or t.hess != NULL:
-        if isfinite(factor):
+        if real is float and usable:
+            write_scaled_exp(x, n, &scaled, <float*>g, False)
+        elif real is double and isfinite(factor):
             scaled_exp_chunk(x, n, base, magic, floor, high, low, g)
         else:
-            # D = 0: the IEEE quotient in each entry.
+            # D = 0: the IEEE quotient in each entry; and factors beyond what the table can hold.
             for i in range(n):
                 g[i] = <real>(<double>exp_shifted(x[i], base, magic, floor) * factor)
     if t.hess != NULL:
         # In float64, or as g (1 - p) = g - g p in one rounding.
         if real is float:
+            if set_scaled_exp(&scaled, inverse, r.base[lane], r.scale[lane]):
+                write_scaled_exp(x, n, &scaled, <float*>h, False)
+            else:
+                for i in range(n):
+                    h[i] = <float>inverse     # nan: the row has no softmax
             for i in range(n):
-                p = <double>exp_shifted(x[i], base, magic, floor)
-                h[i] = <real>(p * inverse * (p_factor * (1.0 - p * inverse) + pp_factor * (p * inverse)))
+                p = h[i]
+                h[i] = <float>(p * (p_factor * (1.0 - p) + pp_factor * p))
         else:
             for i in range(n):
                 p = exp_shifted(x[i], base, magic, floor) * inverse
@@ -850,8 +901,8 @@ cdef void lanes_block(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r,
         r.scale[i] = shift.scale
     for i in range(LANES):
         base[i] = <real>r.base[i]
-        magic[i] = magic_of(r.scale[i], <real>0)
-        floor[i] = floor_of(r.scale[i], <real>0)
+        magic[i] = magic_of_lane(r.scale[i], <real>0)
+        floor[i] = floor_of_lane(r.scale[i], <real>0)
         reference[i] = r.maximum[i] if r.maximum[i] > -INFINITY else 0.0
         rest[i] = 0.0
         rest_low[i] = 0.0
@@ -876,9 +927,7 @@ cdef void lanes_block(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r,
             skip_max[i] = <int32_t>(c - at) if at <= c < at + m else -1
             c = r.label[i]
             skip[i] = skip_max[i] if t.by_maximum else (<int32_t>(c - at) if at <= c < at + m else -1)
-        for c in range(m):
-            for i in range(LANES):
-                e[c * LANES + i] = exp_shifted(x[c * LANES + i], base[i], magic[i], floor[i])
+        exp_lanes(x, m, base, magic, floor, e)
         for c in range(m):
             for i in range(LANES):
                 term = 0.0 if <int32_t>c == skip[i] else <double>e[c * LANES + i]
@@ -932,8 +981,8 @@ cdef void write_lanes(const Softmax* t, const Tile* tile, const Rows* r, real* x
     cdef bint mixing = t.kind == CROSS_ENTROPY and (t.soft or t.smoothing > 0.0)
     for i in range(LANES):
         base[i] = <real>r.base[i]
-        magic[i] = magic_of(r.scale[i], <real>0)
-        floor[i] = floor_of(r.scale[i], <real>0)
+        magic[i] = magic_of_lane(r.scale[i], <real>0)
+        floor[i] = floor_of_lane(r.scale[i], <real>0)
         inverse[i] = 1.0 / r.total[i]
         factor[i] = r.p_factor[i] / r.total[i]
         p = (fma(-factor[i], r.total[i], r.p_factor[i]) - factor[i] * r.total_low[i]) * inverse[i]
@@ -952,9 +1001,7 @@ cdef void write_lanes(const Softmax* t, const Tile* tile, const Rows* r, real* x
         if mixing:
             gather_weights(t, tile, at, m, q, e)
         if not have_e:
-            for c in range(m):
-                for i in range(LANES):
-                    e[c * LANES + i] = exp_shifted(x[c * LANES + i], base[i], magic[i], floor[i])
+            exp_lanes(x, m, base, magic, floor, e)
         if t.grad != NULL:
             for c in range(m):
                 for i in range(LANES):

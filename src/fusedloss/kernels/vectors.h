@@ -1,0 +1,258 @@
+/* Vectors of 16 floats and of 8 doubles, whatever the registers of the machine hold: one register on x86-64-v4, two
+ * on x86-64-v3, an array elsewhere. Every operation is one IEEE operation per lane, so that all give the same bits.
+ *
+ * Why not plain loops over arrays, as elsewhere in the kernels: a table in a register has no plain form (compilers make
+ * it a gather), and staging whole loops through memory cost 2.2 times the time of the exp-and-sum (benches/NOTES.md).
+ */
+#ifndef FL_VECTORS_H
+#define FL_VECTORS_H
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#include <immintrin.h>
+
+typedef __m512 vf;
+typedef __m512i vi;
+typedef __m512d vd;
+
+static inline vf vf_set(float a) { return _mm512_set1_ps(a); }
+static inline vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
+/* The first n numbers, 0 <= n; the lanes beyond hold `rest`. Nothing beyond them is read. */
+static inline vf vf_load_part(const float *p, long n, float rest) {
+    return _mm512_mask_loadu_ps(_mm512_set1_ps(rest), n < 16 ? (__mmask16)((1u << n) - 1) : 0xffff, p);
+}
+static inline void vf_store_part(float *p, vf a, long n) {
+    _mm512_mask_storeu_ps(p, n < 16 ? (__mmask16)((1u << n) - 1) : 0xffff, a);
+}
+static inline void vf_store(float *p, vf a) { _mm512_storeu_ps(p, a); }
+static inline void vf_stream(float *p, vf a) { _mm512_stream_ps(p, a); }
+static inline vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
+static inline vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
+static inline vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+static inline vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
+static inline vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+static inline vf vf_nfma(vf a, vf b, vf c) { return _mm512_fnmadd_ps(a, b, c); }
+static inline vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
+static inline vf vf_neg(vf a) { return _mm512_xor_ps(a, _mm512_set1_ps(-0.0f)); }
+static inline vf vf_neg_abs(vf a) { return _mm512_or_ps(a, _mm512_set1_ps(-0.0f)); }
+static inline vf vf_if_negative(vf s, vf a, vf b) {
+    return _mm512_mask_blend_ps(_mm512_movepi32_mask(_mm512_castps_si512(s)), b, a);
+}
+static inline vf vf_if_less(vf s, vf t, vf a, vf b) {
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(s, t, _CMP_LT_OQ), b, a);
+}
+static inline vf vf_if_equal(vf s, vf t, vf a, vf b) {
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(s, t, _CMP_EQ_OQ), b, a);
+}
+static inline vi vf_bits(vf a) { return _mm512_castps_si512(a); }
+static inline vf vf_of_bits(vi a) { return _mm512_castsi512_ps(a); }
+static inline vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
+static inline vi vi_load(const int32_t *p) { return _mm512_loadu_si512(p); }
+static inline vi vi_shift_left(vi a, unsigned n) { return _mm512_slli_epi32(a, n); }
+static inline vi vi_shift_right(vi a, unsigned n) { return _mm512_srli_epi32(a, n); }
+/* A table of 8 numbers, and its entries named by the low 3 bits of each lane. */
+static inline vf vf_table(const float *p) { return _mm512_broadcast_f32x8(_mm256_loadu_ps(p)); }
+static inline vf vf_look_up(vf table, vi index) { return _mm512_permutexvar_ps(index, table); }
+static inline vf vf_from_halves(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+static inline vf vf_from_bfloats(const uint16_t *p) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
+}
+static inline vf vf_from_bytes(const uint8_t *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+static inline vd vd_set(double a) { return _mm512_set1_pd(a); }
+static inline vd vd_load(const double *p) { return _mm512_loadu_pd(p); }
+static inline void vd_store(double *p, vd a) { _mm512_storeu_pd(p, a); }
+static inline vd vd_low(vf a) { return _mm512_cvtps_pd(_mm512_castps512_ps256(a)); }
+static inline vd vd_high(vf a) { return _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1)); }
+static inline vf vf_narrow(vd a, vd b) {
+    return _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(a)), _mm512_cvtpd_ps(b), 1);
+}
+static inline vd vd_add(vd a, vd b) { return _mm512_add_pd(a, b); }
+static inline vd vd_sub(vd a, vd b) { return _mm512_sub_pd(a, b); }
+static inline vd vd_mul(vd a, vd b) { return _mm512_mul_pd(a, b); }
+static inline vd vd_div(vd a, vd b) { return _mm512_div_pd(a, b); }
+static inline vd vd_fma(vd a, vd b, vd c) { return _mm512_fmadd_pd(a, b, c); }
+static inline vd vd_nfma(vd a, vd b, vd c) { return _mm512_fnmadd_pd(a, b, c); }
+static inline vd vd_max(vd a, vd b) { return _mm512_max_pd(a, b); }
+
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#include <immintrin.h>
+
+typedef struct { __m256 a, b; } vf;
+typedef struct { __m256i a, b; } vi;
+typedef struct { __m256d a, b; } vd;
+#define FL_F(x, y) ((vf){(x), (y)})
+#define FL_I(x, y) ((vi){(x), (y)})
+#define FL_D(x, y) ((vd){(x), (y)})
+
+static inline vf vf_set(float a) { return FL_F(_mm256_set1_ps(a), _mm256_set1_ps(a)); }
+static inline vf vf_load(const float *p) { return FL_F(_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)); }
+static inline __m256i fl_first(long n) {
+    static const int32_t ones[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+    return _mm256_loadu_si256((const __m256i *)(ones + 8 - (n < 0 ? 0 : n < 8 ? n : 8)));
+}
+static inline vf vf_load_part(const float *p, long n, float rest) {
+    const __m256i a = fl_first(n), b = fl_first(n - 8);
+    const __m256 fill = _mm256_set1_ps(rest);
+    return FL_F(_mm256_blendv_ps(fill, _mm256_maskload_ps(p, a), _mm256_castsi256_ps(a)),
+                _mm256_blendv_ps(fill, _mm256_maskload_ps(p + 8, b), _mm256_castsi256_ps(b)));
+}
+static inline void vf_store_part(float *p, vf v, long n) {
+    _mm256_maskstore_ps(p, fl_first(n), v.a);
+    _mm256_maskstore_ps(p + 8, fl_first(n - 8), v.b);
+}
+static inline void vf_store(float *p, vf a) { _mm256_storeu_ps(p, a.a); _mm256_storeu_ps(p + 8, a.b); }
+static inline void vf_stream(float *p, vf a) { _mm256_stream_ps(p, a.a); _mm256_stream_ps(p + 8, a.b); }
+static inline vf vf_add(vf a, vf b) { return FL_F(_mm256_add_ps(a.a, b.a), _mm256_add_ps(a.b, b.b)); }
+static inline vf vf_sub(vf a, vf b) { return FL_F(_mm256_sub_ps(a.a, b.a), _mm256_sub_ps(a.b, b.b)); }
+static inline vf vf_mul(vf a, vf b) { return FL_F(_mm256_mul_ps(a.a, b.a), _mm256_mul_ps(a.b, b.b)); }
+static inline vf vf_div(vf a, vf b) { return FL_F(_mm256_div_ps(a.a, b.a), _mm256_div_ps(a.b, b.b)); }
+static inline vf vf_fma(vf a, vf b, vf c) {
+    return FL_F(_mm256_fmadd_ps(a.a, b.a, c.a), _mm256_fmadd_ps(a.b, b.b, c.b));
+}
+static inline vf vf_nfma(vf a, vf b, vf c) {
+    return FL_F(_mm256_fnmadd_ps(a.a, b.a, c.a), _mm256_fnmadd_ps(a.b, b.b, c.b));
+}
+static inline vf vf_max(vf a, vf b) { return FL_F(_mm256_max_ps(a.a, b.a), _mm256_max_ps(a.b, b.b)); }
+static inline vf vf_neg(vf a) {
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    return FL_F(_mm256_xor_ps(a.a, sign), _mm256_xor_ps(a.b, sign));
+}
+static inline vf vf_neg_abs(vf a) {
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    return FL_F(_mm256_or_ps(a.a, sign), _mm256_or_ps(a.b, sign));
+}
+static inline vf vf_if_negative(vf s, vf a, vf b) {
+    return FL_F(_mm256_blendv_ps(b.a, a.a, s.a), _mm256_blendv_ps(b.b, a.b, s.b));
+}
+static inline vf vf_if_less(vf s, vf t, vf a, vf b) {
+    return FL_F(_mm256_blendv_ps(b.a, a.a, _mm256_cmp_ps(s.a, t.a, _CMP_LT_OQ)),
+                _mm256_blendv_ps(b.b, a.b, _mm256_cmp_ps(s.b, t.b, _CMP_LT_OQ)));
+}
+static inline vf vf_if_equal(vf s, vf t, vf a, vf b) {
+    return FL_F(_mm256_blendv_ps(b.a, a.a, _mm256_cmp_ps(s.a, t.a, _CMP_EQ_OQ)),
+                _mm256_blendv_ps(b.b, a.b, _mm256_cmp_ps(s.b, t.b, _CMP_EQ_OQ)));
+}
+static inline vi vf_bits(vf a) { return FL_I(_mm256_castps_si256(a.a), _mm256_castps_si256(a.b)); }
+static inline vf vf_of_bits(vi a) { return FL_F(_mm256_castsi256_ps(a.a), _mm256_castsi256_ps(a.b)); }
+static inline vi vi_add(vi a, vi b) { return FL_I(_mm256_add_epi32(a.a, b.a), _mm256_add_epi32(a.b, b.b)); }
+static inline vi vi_shift_left(vi v, int n) { return FL_I(_mm256_slli_epi32(v.a, n), _mm256_slli_epi32(v.b, n)); }
+static inline vi vi_shift_right(vi v, int n) { return FL_I(_mm256_srli_epi32(v.a, n), _mm256_srli_epi32(v.b, n)); }
+static inline vf vf_table(const float *p) { return FL_F(_mm256_loadu_ps(p), _mm256_loadu_ps(p)); }
+static inline vf vf_look_up(vf table, vi index) {
+    return FL_F(_mm256_permutevar8x32_ps(table.a, index.a), _mm256_permutevar8x32_ps(table.a, index.b));
+}
+static inline vf vf_from_halves(const uint16_t *p) {
+    return FL_F(_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)),
+                _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p + 1)));
+}
+static inline vf vf_from_bfloats(const uint16_t *p) {
+    return FL_F(_mm256_castsi256_ps(_mm256_slli_epi32(
+                    _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16)),
+                _mm256_castsi256_ps(_mm256_slli_epi32(
+                    _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p + 1)), 16)));
+}
+static inline vf vf_from_bytes(const uint8_t *p) {
+    return FL_F(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p))),
+                _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8)))));
+}
+static inline vd vd_set(double a) { return FL_D(_mm256_set1_pd(a), _mm256_set1_pd(a)); }
+static inline vd vd_load(const double *p) { return FL_D(_mm256_loadu_pd(p), _mm256_loadu_pd(p + 4)); }
+static inline void vd_store(double *p, vd a) { _mm256_storeu_pd(p, a.a); _mm256_storeu_pd(p + 4, a.b); }
+static inline vd vd_low(vf a) {
+    return FL_D(_mm256_cvtps_pd(_mm256_castps256_ps128(a.a)), _mm256_cvtps_pd(_mm256_extractf128_ps(a.a, 1)));
+}
+static inline vd vd_high(vf a) {
+    return FL_D(_mm256_cvtps_pd(_mm256_castps256_ps128(a.b)), _mm256_cvtps_pd(_mm256_extractf128_ps(a.b, 1)));
+}
+static inline vf vf_narrow(vd a, vd b) {
+    return FL_F(_mm256_insertf128_ps(_mm256_castps128_ps256(_mm256_cvtpd_ps(a.a)), _mm256_cvtpd_ps(a.b), 1),
+                _mm256_insertf128_ps(_mm256_castps128_ps256(_mm256_cvtpd_ps(b.a)), _mm256_cvtpd_ps(b.b), 1));
+}
+static inline vd vd_add(vd a, vd b) { return FL_D(_mm256_add_pd(a.a, b.a), _mm256_add_pd(a.b, b.b)); }
+static inline vd vd_sub(vd a, vd b) { return FL_D(_mm256_sub_pd(a.a, b.a), _mm256_sub_pd(a.b, b.b)); }
+static inline vd vd_mul(vd a, vd b) { return FL_D(_mm256_mul_pd(a.a, b.a), _mm256_mul_pd(a.b, b.b)); }
+static inline vd vd_div(vd a, vd b) { return FL_D(_mm256_div_pd(a.a, b.a), _mm256_div_pd(a.b, b.b)); }
+static inline vd vd_fma(vd a, vd b, vd c) {
+    return FL_D(_mm256_fmadd_pd(a.a, b.a, c.a), _mm256_fmadd_pd(a.b, b.b, c.b));
+}
+static inline vd vd_nfma(vd a, vd b, vd c) {
+    return FL_D(_mm256_fnmadd_pd(a.a, b.a, c.a), _mm256_fnmadd_pd(a.b, b.b, c.b));
+}
+static inline vd vd_max(vd a, vd b) { return FL_D(_mm256_max_pd(a.a, b.a), _mm256_max_pd(a.b, b.b)); }
+#undef FL_F
+#undef FL_I
+#undef FL_D
+
+#else
+
+typedef struct { float x[16]; } vf;
+typedef struct { uint32_t x[16]; } vi;
+typedef struct { double x[8]; } vd;
+/* An operation written for lane i; the loops become vectors where the compiler knows how. */
+#define FL_LANEWISE(type, count, expression) \
+    type r; for (int i = 0; i < count; i++) { r.x[i] = expression; } return r
+
+static inline vf vf_set(float a) { FL_LANEWISE(vf, 16, a); }
+static inline vf vf_load(const float *p) { vf r; memcpy(&r, p, sizeof r); return r; }
+static inline vf vf_load_part(const float *p, long n, float rest) { FL_LANEWISE(vf, 16, i < n ? p[i] : rest); }
+static inline void vf_store_part(float *p, vf a, long n) { memcpy(p, &a, (size_t)(n < 16 ? n : 16) * sizeof(float)); }
+static inline void vf_store(float *p, vf a) { memcpy(p, &a, sizeof a); }
+static inline void vf_stream(float *p, vf a) { memcpy(p, &a, sizeof a); }
+static inline vf vf_add(vf a, vf b) { FL_LANEWISE(vf, 16, a.x[i] + b.x[i]); }
+static inline vf vf_sub(vf a, vf b) { FL_LANEWISE(vf, 16, a.x[i] - b.x[i]); }
+static inline vf vf_mul(vf a, vf b) { FL_LANEWISE(vf, 16, a.x[i] * b.x[i]); }
+static inline vf vf_div(vf a, vf b) { FL_LANEWISE(vf, 16, a.x[i] / b.x[i]); }
+static inline vf vf_fma(vf a, vf b, vf c) { FL_LANEWISE(vf, 16, fmaf(a.x[i], b.x[i], c.x[i])); }
+static inline vf vf_nfma(vf a, vf b, vf c) { FL_LANEWISE(vf, 16, fmaf(-a.x[i], b.x[i], c.x[i])); }
+static inline vf vf_max(vf a, vf b) { FL_LANEWISE(vf, 16, a.x[i] > b.x[i] ? a.x[i] : b.x[i]); }
+static inline vf vf_neg(vf a) { FL_LANEWISE(vf, 16, -a.x[i]); }
+static inline vi vf_bits(vf a) { vi r; memcpy(&r, &a, sizeof r); return r; }
+static inline vf vf_of_bits(vi a) { vf r; memcpy(&r, &a, sizeof r); return r; }
+static inline vi vi_or_sign(vi a) { FL_LANEWISE(vi, 16, a.x[i] | 0x80000000u); }
+static inline vf vf_neg_abs(vf a) { return vf_of_bits(vi_or_sign(vf_bits(a))); }
+static inline vf vf_if_negative(vf s, vf a, vf b) {
+    vi bits = vf_bits(s);
+    FL_LANEWISE(vf, 16, bits.x[i] >> 31 ? a.x[i] : b.x[i]);
+}
+static inline vf vf_if_less(vf s, vf t, vf a, vf b) { FL_LANEWISE(vf, 16, s.x[i] < t.x[i] ? a.x[i] : b.x[i]); }
+static inline vf vf_if_equal(vf s, vf t, vf a, vf b) { FL_LANEWISE(vf, 16, s.x[i] == t.x[i] ? a.x[i] : b.x[i]); }
+static inline vi vi_add(vi a, vi b) { FL_LANEWISE(vi, 16, a.x[i] + b.x[i]); }
+static inline vi vi_shift_left(vi a, int n) { FL_LANEWISE(vi, 16, a.x[i] << n); }
+static inline vi vi_shift_right(vi a, int n) { FL_LANEWISE(vi, 16, a.x[i] >> n); }
+static inline vf vf_table(const float *p) { FL_LANEWISE(vf, 16, p[i & 7]); }
+static inline vf vf_look_up(vf table, vi index) { FL_LANEWISE(vf, 16, table.x[index.x[i] & 7]); }
+static inline vd vd_set(double a) { FL_LANEWISE(vd, 8, a); }
+static inline vd vd_load(const double *p) { vd r; memcpy(&r, p, sizeof r); return r; }
+static inline void vd_store(double *p, vd a) { memcpy(p, &a, sizeof a); }
+static inline vd vd_low(vf a) { FL_LANEWISE(vd, 8, (double)a.x[i]); }
+static inline vd vd_high(vf a) { FL_LANEWISE(vd, 8, (double)a.x[i + 8]); }
+static inline vf vf_narrow(vd a, vd b) { FL_LANEWISE(vf, 16, (float)(i < 8 ? a.x[i & 7] : b.x[i & 7])); }
+static inline vd vd_add(vd a, vd b) { FL_LANEWISE(vd, 8, a.x[i] + b.x[i]); }
+static inline vd vd_sub(vd a, vd b) { FL_LANEWISE(vd, 8, a.x[i] - b.x[i]); }
+static inline vd vd_mul(vd a, vd b) { FL_LANEWISE(vd, 8, a.x[i] * b.x[i]); }
+static inline vd vd_div(vd a, vd b) { FL_LANEWISE(vd, 8, a.x[i] / b.x[i]); }
+static inline vd vd_fma(vd a, vd b, vd c) { FL_LANEWISE(vd, 8, fma(a.x[i], b.x[i], c.x[i])); }
+static inline vd vd_nfma(vd a, vd b, vd c) { FL_LANEWISE(vd, 8, fma(-a.x[i], b.x[i], c.x[i])); }
+static inline vd vd_max(vd a, vd b) { FL_LANEWISE(vd, 8, a.x[i] > b.x[i] ? a.x[i] : b.x[i]); }
+#undef FL_LANEWISE
+
+#endif
+
+/* 0, 1, ..., 15 */
+static inline vf vf_count(void) {
+    static const float numbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    return vf_load(numbers);
+}
+
+/* A hint that may name any address. Every line of what is read next comes while something else is computed. */
+#if defined(__GNUC__)
+#define fl_prefetch(p) __builtin_prefetch(p, 0, 3)
+#else
+#define fl_prefetch(p) ((void)(p))
+#endif
+
+#endif

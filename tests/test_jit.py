@@ -1,6 +1,7 @@
 """What is special to the Numba backend: when it is imported, how it is compiled, its 16-bit
 conversions, and that its memory does not grow with the data."""
 
+import json
 import os
 import subprocess
 import sys
@@ -71,6 +72,29 @@ def test_every_function_is_compiled_by_the_one_policy(name):
     assert options["parallel"] is False
     assert options["fastmath"] is False
     assert options["error_model"] == "numpy"
+
+
+def test_a_second_process_loads_the_machine_code_and_compiles_nothing(tmp_path):
+    code = (
+        "import json, fusedloss as fl\n"
+        "from fusedloss.backends import jit\n"
+        "fl.sigmoid([0.5])\n"
+        "stats = jit._itemwise.stats\n"
+        "print(json.dumps([sum(stats.cache_hits.values()), sum(stats.cache_misses.values())]))\n"
+    )
+    environment = {
+        **os.environ,
+        "FUSEDLOSS_BACKEND": "numba",
+        "NUMBA_CACHE_DIR": str(tmp_path),
+    }
+    command = [sys.executable, "-c", code]
+    runs = [
+        subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        for _ in range(2)
+    ]
+    assert [run.returncode for run in runs] == [0, 0], runs[-1].stderr
+    hits_and_misses = [json.loads(run.stdout) for run in runs]
+    assert hits_and_misses == [[0, 1], [1, 0]]
 
 
 def test_one_specialisation_serves_all_dtypes():

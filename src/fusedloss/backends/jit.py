@@ -26,6 +26,7 @@ import math
 
 import numba
 import numpy as np
+from llvmlite import ir
 from numba.extending import intrinsic
 
 from . import GRAD_AND_HESS, VALUE
@@ -33,6 +34,10 @@ from . import GRAD_AND_HESS, VALUE
 # Items in a scratch array: 32 KiB of float64, so that a kernel's four or five arrays of them stay
 # in the second level of cache. Also the most rows in a tile.
 TILE = 4096
+
+# The same of the losses and functions of single items, which have up to eight arrays of them and
+# little work to do on each: 32 KiB together, the first level of cache.
+ITEM_TILE = 512
 
 # Numba compiles a function again for every literal argument. As NumPy scalars, these are not
 # literals.
@@ -78,6 +83,45 @@ def _stay_apart(typing_context):
         return context.get_dummy_value()
 
     return numba.types.void(), generate
+
+
+@intrinsic
+def _mul_add(typing_context, a, b, c):
+    """a b + c. Rounded once where the CPU has an instruction for that, else twice: nothing here may
+    rely on either.
+
+    Unlike a fused operation asked for by name, which is a call of the C library on other CPUs, it
+    never keeps LLVM from making vector code of a loop.
+    """
+
+    def generate(context, builder, signature, arguments):
+        double = ir.DoubleType()
+        kind = ir.FunctionType(double, [double] * 3)
+        function = builder.module.declare_intrinsic("llvm.fmuladd", [double], kind)
+        return builder.call(function, arguments)
+
+    number = numba.types.float64
+    return number(number, number, number), generate
+
+
+@intrinsic
+def _prefetch(typing_context, data, place):
+    """Have the line of cache with this byte fetched from memory, and do not wait for it."""
+
+    def generate(context, builder, signature, arguments):
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        address = builder.gep(array.data, [arguments[1]])
+        number = ir.IntType(32)
+        function = builder.module.declare_intrinsic(
+            "llvm.prefetch",
+            [address.type],
+            ir.FunctionType(ir.VoidType(), [address.type, number, number, number]),
+        )
+        # To read, into the second level of cache, data
+        builder.call(function, [address, *(ir.Constant(number, code) for code in (0, 2, 1))])
+        return context.get_dummy_value()
+
+    return numba.types.void(data, numba.types.int64), generate
 
 
 # --- What the bytes of an array mean --------------------------------------------------------------
@@ -211,7 +255,26 @@ def _place(shape, strides, position):
 
 
 @_part
-def _gather(items, offset, shape, strides, start, count, bits):
+def _prefetch_next(data, first, size):
+    """Have the bytes fetched that the tile after the next one will need.
+
+    The hardware sees only short runs of each array, and would have every tile wait for memory.
+    """
+    for place in range(first + 2 * size, min(first + 3 * size, data.size), 64):
+        _prefetch(data, place)
+
+
+@_part
+def _copy(of, to):
+    # Slices of one length, because LLVM makes no vector code of a loop whose index may count from
+    # the end of an array.
+    for i in range(to.size):
+        to[i] = of[i]
+
+
+@_part
+def _gather(items, offset, shape, strides, start, count, tile):
+    """Fill tile[:count] from an array of numbers or of bits."""
     step = strides[-1]
     done = 0
     while done < count:
@@ -219,15 +282,17 @@ def _gather(items, offset, shape, strides, start, count, bits):
         at += offset
         run = min(shape[-1] - index, count - done)
         if step == 1:
-            bits[done : done + run] = items[at : at + run]
+            _copy(items[at : at + run], tile[done : done + run])
         else:
             for i in range(run):
-                bits[done + i] = items[at + i * step]
+                tile[done + i] = items[at + i * step]
         done += run
 
 
 @_part
-def _scatter(bits, count, items, offset, shape, strides, start):
+def _scatter(tile, count, items, offset, shape, strides, start):
+    """Write tile[:count], numbers or bits, to an array of the same; float64 is rounded to its
+    dtype."""
     step = strides[-1]
     done = 0
     while done < count:
@@ -235,10 +300,10 @@ def _scatter(bits, count, items, offset, shape, strides, start):
         at += offset
         run = min(shape[-1] - index, count - done)
         if step == 1:
-            items[at : at + run] = bits[done : done + run]
+            _copy(tile[done : done + run], items[at : at + run])
         else:
             for i in range(run):
-                items[at + i * step] = bits[done + i]
+                items[at + i * step] = tile[done + i]
         done += run
 
 
@@ -275,21 +340,33 @@ def _load(data, kind, rounded, offset, shape, strides, start, count, tile):
     """Fill tile[:count], of float64, from an array of any dtype; where `rounded`, round each item
     to float32 first."""
     _stay_apart()
+    first = offset + start
+    if kind == FLOAT32 and shape.size == 1 and strides[0] == 1:  # nearly always
+        _prefetch_next(data, 4 * first, 4 * count)
+        _copy(data.view(np.float32)[first : first + count], tile[:count])
+        return
+    if kind == FLOAT64 and shape.size == 1 and strides[0] == 1 and not rounded:
+        _prefetch_next(data, 8 * first, 8 * count)
+        _copy(data.view(np.float64)[first : first + count], tile[:count])
+        return
+    if kind == FLOAT32:
+        _gather(data.view(np.float32), offset, shape, strides, start, count, tile)
+        return
+    if kind == FLOAT64:
+        _gather(data.view(np.float64), offset, shape, strides, start, count, tile)
+        if rounded:
+            for i in range(count):
+                tile[i] = np.float32(tile[i])
+        return
     bits = tile.view(np.int64)
     if kind >= FLOAT16:
         _load_bits(data, kind, offset, shape, strides, start, count, bits)
-        if kind == FLOAT32:
-            for i in range(count):
-                tile[i] = np.uint32(bits[i]).view(np.float32)
-        elif kind == FLOAT16:
+        if kind == FLOAT16:
             for i in range(count):
                 tile[i] = _widen(bits[i], 10, 15)
-        elif kind == BFLOAT16:
+        else:
             for i in range(count):
                 tile[i] = _widen(bits[i], 7, 127)
-        elif rounded:
-            for i in range(count):
-                tile[i] = np.float32(tile[i])
     else:
         _load_integers(data, kind, offset, shape, strides, start, count, bits)
         # Rounded at once, and not to float64 before
@@ -308,14 +385,19 @@ def _store(tile, count, data, kind, offset, shape, strides, start):
     """Round tile[:count] to one of the four dtypes of logits and write it. `tile` is scratch
     afterwards."""
     _stay_apart()
-    bits = tile.view(np.int64)
-    if kind == FLOAT32:
-        for i in range(count):
-            bits[i] = np.float32(tile[i]).view(np.uint32)
-        _scatter(bits, count, data.view(np.uint32), offset, shape, strides, start)
+    first = offset + start
+    if kind == FLOAT32 and shape.size == 1 and strides[0] == 1:
+        _prefetch_next(data, 4 * first, 4 * count)
+        _copy(tile[:count], data.view(np.float32)[first : first + count])
+    elif kind == FLOAT64 and shape.size == 1 and strides[0] == 1:
+        _prefetch_next(data, 8 * first, 8 * count)
+        _copy(tile[:count], data.view(np.float64)[first : first + count])
+    elif kind == FLOAT32:
+        _scatter(tile, count, data.view(np.float32), offset, shape, strides, start)
     elif kind == FLOAT64:
-        _scatter(bits, count, data.view(np.int64), offset, shape, strides, start)
+        _scatter(tile, count, data.view(np.float64), offset, shape, strides, start)
     else:
+        bits = tile.view(np.int64)
         if kind == FLOAT16:
             for i in range(count):
                 bits[i] = _narrow(tile[i], 10, 15)
@@ -408,31 +490,31 @@ def _exp(d, error):
        2^-57.
     3. Times 2^n, made by moving n + 1023 to the place of the exponent.
 
-    Range: d <= 709. Below -708.39, where the result is no longer a normal number, it is 0, whatever
-    `error` is; nan gives nan. Error: at most 0.64 ulp in 40 000 samples of [-708, 0].
+    Range: d <= 709. Below the logarithm of the smallest normal number the result is 0, whatever
+    `error` is; nan gives nan. Error: at most 0.64 ulp in 200 000 samples of [-708, 0].
     """
-    z = d * 1.4426950408889634 + 6755399441055744.0
+    z = _mul_add(d, 1.4426950408889634, 6755399441055744.0)
     n = z - 6755399441055744.0
-    high = d - n * 6.93147180369123816490e-01
-    low = n * 1.90821492927058770002e-10 - error
+    high = _mul_add(n, -6.93147180369123816490e-01, d)
+    low = _mul_add(n, 1.90821492927058770002e-10, -error)
     r = high - low
     low = (high - r) - low
     p = 1.0 / 6227020800.0
-    p = p * r + 1.0 / 479001600.0
-    p = p * r + 1.0 / 39916800.0
-    p = p * r + 1.0 / 3628800.0
-    p = p * r + 1.0 / 362880.0
-    p = p * r + 1.0 / 40320.0
-    p = p * r + 1.0 / 5040.0
-    p = p * r + 1.0 / 720.0
-    p = p * r + 1.0 / 120.0
-    p = p * r + 1.0 / 24.0
-    p = p * r + 1.0 / 6.0
-    p = p * r + 0.5
+    p = _mul_add(p, r, 1.0 / 479001600.0)
+    p = _mul_add(p, r, 1.0 / 39916800.0)
+    p = _mul_add(p, r, 1.0 / 3628800.0)
+    p = _mul_add(p, r, 1.0 / 362880.0)
+    p = _mul_add(p, r, 1.0 / 40320.0)
+    p = _mul_add(p, r, 1.0 / 5040.0)
+    p = _mul_add(p, r, 1.0 / 720.0)
+    p = _mul_add(p, r, 1.0 / 120.0)
+    p = _mul_add(p, r, 1.0 / 24.0)
+    p = _mul_add(p, r, 1.0 / 6.0)
+    p = _mul_add(p, r, 0.5)
     e = 1.0 + r
-    e += (r - (e - 1.0)) + (r * r * p + low)
+    e += (r - (e - 1.0)) + _mul_add(r * r, p, low)
     power = np.int64((np.float64(z).view(np.int64) + 1023) << 52).view(np.float64)
-    return 0.0 if d < -708.39 else e * power
+    return 0.0 if d < -708.3964185322641 else e * power
 
 
 @_part
@@ -458,19 +540,18 @@ def _log_of(u, c):
     s = f / (2.0 + f)
     z = s * s
     R = 2.0 / 21.0
-    R = R * z + 2.0 / 19.0
-    R = R * z + 2.0 / 17.0
-    R = R * z + 2.0 / 15.0
-    R = R * z + 2.0 / 13.0
-    R = R * z + 2.0 / 11.0
-    R = R * z + 2.0 / 9.0
-    R = R * z + 2.0 / 7.0
-    R = R * z + 2.0 / 5.0
-    R = R * z + 2.0 / 3.0
+    R = _mul_add(R, z, 2.0 / 19.0)
+    R = _mul_add(R, z, 2.0 / 17.0)
+    R = _mul_add(R, z, 2.0 / 15.0)
+    R = _mul_add(R, z, 2.0 / 13.0)
+    R = _mul_add(R, z, 2.0 / 11.0)
+    R = _mul_add(R, z, 2.0 / 9.0)
+    R = _mul_add(R, z, 2.0 / 7.0)
+    R = _mul_add(R, z, 2.0 / 5.0)
+    R = _mul_add(R, z, 2.0 / 3.0)
     R *= z
-    return k * 6.93147180369123816490e-01 + (
-        f - (h - (s * (h + R) + (k * 1.90821492927058770002e-10 + c)))
-    )
+    s_low = _mul_add(s, h + R, _mul_add(k, 1.90821492927058770002e-10, c))
+    return _mul_add(k, 6.93147180369123816490e-01, f - (h - s_low))
 
 
 @_part
@@ -485,6 +566,55 @@ def _log1p(x):
 def _log(x):
     """log(x) for x >= 0; about -709 at 0. nan gives nan."""
     return _log_of(x, x - x)
+
+
+# The functions of one array need no more digits than they give: for float32 and 16-bit arrays the
+# two below do, at a third of the time. Losses always take those above, because their sums carry
+# float64.
+
+
+@_part
+def _exp_single(d):
+    """e^d to 31 bits: the steps of `_exp` with fewer terms, and without what single roundings of
+    float64 lose.
+
+    The first term that is left out, r^9 / 9!, is below 2^-31 of e^r. Range: d <= 709. Below -708 it
+    is 0; nan gives nan.
+    """
+    z = _mul_add(d, 1.4426950408889634, 6755399441055744.0)
+    r = _mul_add(z - 6755399441055744.0, -0.6931471805599453, d)
+    p = 1.0 / 40320.0
+    p = _mul_add(p, r, 1.0 / 5040.0)
+    p = _mul_add(p, r, 1.0 / 720.0)
+    p = _mul_add(p, r, 1.0 / 120.0)
+    p = _mul_add(p, r, 1.0 / 24.0)
+    p = _mul_add(p, r, 1.0 / 6.0)
+    p = _mul_add(p, r, 0.5)
+    p = _mul_add(p, r, 1.0)
+    p = _mul_add(p, r, 1.0)
+    power = np.int64((np.float64(z).view(np.int64) + 1023) << 52).view(np.float64)
+    return 0.0 if d < -708.0 else p * power
+
+
+@_part
+def _log1p_single(e):
+    """log(1 + e) to 29 bits, for 0 <= e <= 1; nan gives nan.
+
+    As 2 atanh(s) = 2 s + 2/3 s^3 + 2/5 s^5 + ... with s = e / (2 + e) <= 1/3, which needs no power
+    of two taken out, and loses no digit of e. The first term that is left out, 2/17 s^17, and all
+    after it are below 2^-29 of the whole.
+    """
+    s = e / (2.0 + e)
+    z = s * s
+    R = 2.0 / 15.0
+    R = _mul_add(R, z, 2.0 / 13.0)
+    R = _mul_add(R, z, 2.0 / 11.0)
+    R = _mul_add(R, z, 2.0 / 9.0)
+    R = _mul_add(R, z, 2.0 / 7.0)
+    R = _mul_add(R, z, 2.0 / 5.0)
+    R = _mul_add(R, z, 2.0 / 3.0)
+    R = _mul_add(R, z, 2.0)
+    return R * s
 
 
 # --- One row of logits, or a piece of one ---------------------------------------------------------
@@ -532,6 +662,13 @@ def _piece_exp(x, m):
         d = x[i] - m
         part = d - x[i]
         x[i] = _exp(d, (x[i] - (d - part)) - (m + part))
+
+
+@_part
+def _piece_exp_single(x, m):
+    """The same to the digits of float32."""
+    for i in range(x.size):
+        x[i] = _exp_single(x[i] - m)
 
 
 @_part
@@ -595,15 +732,11 @@ def _piece_hess(E, S, S_error, bend, bend_error, z, carry, hess):
 
 
 @_part
-def _piece_grad(E, u, slope, B, grad):
-    """(A + B Q + 2 lambda lse) p_c - B u_c for classes other than k and y, the factor given over
-    S."""
-    if B == 0.0:
-        for i in range(E.size):
-            grad[i] = slope * E[i]
-    else:
-        for i in range(E.size):
-            grad[i] = slope * E[i] - B * u[i]
+def _piece_grad(E, u, slope, B):
+    """Replace E_c by (A + B Q + 2 lambda lse) p_c - B u_c, the gradient for classes other than k
+    and y. The factor is given over S."""
+    for i in range(E.size):
+        E[i] = slope * E[i] - B * u[i]
 
 
 @_part
@@ -830,17 +963,18 @@ def _cross_entropy(
     D, D_error = _normal(D, D_error)
     Dz, Dz_error = _normal(Dz, Dz_error)
     total = total_error = total_z = total_z_error = 0.0
+    # The last factor of a row that was divided by D, and its quotient: few rows have another one
+    divided, quotient, quotient_error = np.nan, 0.0, 0.0
 
     # 2. Tiles: rows that lie side by side, (count, classes) with the given strides. A long row is a
     #    tile of its own.
-    shape = np.empty(2, np.int64)
-    strides = np.empty(2, np.int64)
+    shape = np.array([rows * classes]) if inner == 1 else np.empty(2, np.int64)
+    strides = ones if inner == 1 else np.empty(2, np.int64)
     row = ZERO
     while row < rows:
         if inner == 1:
             count = min(tile_rows, rows - row)
             offset = row * classes
-            shape[0], shape[1], strides[0], strides[1] = 1, count * classes, 0, 1
         else:
             count = min(tile_rows, inner - row % inner)
             offset = row // inner * classes * inner + row % inner
@@ -900,7 +1034,8 @@ def _cross_entropy(
 
             # 4. The sums over the classes. x becomes E; E_k is set to 0 meanwhile, so that T is the
             #    sum of the others.
-            sums[:] = 0.0
+            if spread:
+                sums[:] = 0.0
             T, T_error = 0.0, 0.0
             if long_rows:
                 for first in range(0, classes, TILE):
@@ -938,8 +1073,10 @@ def _cross_entropy(
             T, T_error = _normal(T if math.isfinite(m) else np.nan, T_error)
             S, S_error = _add(1.0, T_error, T)
             log_S = _log1p(T)
-            Q = _sum_of(sums[0], sums[1])
-            dot = _sum_of(sums[2], sums[3])
+            Q = dot = 0.0
+            if spread:
+                Q = _sum_of(sums[0], sums[1])
+                dot = _sum_of(sums[2], sums[3])
 
             # 5. The value
             w_y = 1.0
@@ -963,20 +1100,27 @@ def _cross_entropy(
             if with_grad or with_hess:
                 A = s * ((1.0 - eps) * w_y) if y >= 0 else 0.0
                 B = (s if y < 0 else s * (eps / classes)) if spread else 0.0
+                # Factors of a row are pairs: they add no error of their own to its entries
                 linear, linear_error = A + B * Q if spread else A, 0.0
-                if (
-                    mean
-                ):  # factors of a row are pairs: they add no error of their own to its entries
-                    linear, linear_error = _divide(linear, 0.0, D, D_error)
-                    A /= D
-                    B /= D
+                if mean:
+                    if linear != divided:
+                        divided = linear
+                        quotient, quotient_error = _divide(linear, 0.0, D, D_error)
+                    linear, linear_error = quotient, quotient_error
+                    if spread:
+                        A /= D
+                        B /= D
+                    else:
+                        A = quotient + quotient_error
                 z, z_hess = 0.0, 0.0
                 if z_loss > 0.0:
                     z_hess = (s / Dz if mean else s) * (2.0 * z_loss)
                     z = z_hess * (m + log_S)
                     linear, linear_error = _add(linear, linear_error, z)
                 slope, slope_error = _divide(linear, linear_error, S, S_error)  # grad is slope E
-                bend, bend_error = _divide(slope, slope_error, S, S_error)  # hess is bend E (S - E)
+                bend = bend_error = 0.0
+                if with_hess:  # it is bend E (S - E)
+                    bend, bend_error = _divide(slope, slope_error, S, S_error)
                 slope += slope_error
                 for first in range(0, classes, TILE):
                     piece = min(TILE, classes - first)
@@ -1022,8 +1166,12 @@ def _cross_entropy(
                             h_error += bend * T_error + bend_error * T
                             hess[at + k - first] = _sum_of(h, h_error) + z_hess / (S * S)
                     if with_grad:
-                        _piece_grad(E, u[u_at : u_at + piece] if spread else u, slope, B, E)
-                        if has_k:
+                        if B == 0.0:
+                            for i in range(piece):
+                                E[i] *= slope
+                        else:
+                            _piece_grad(E, u[u_at : u_at + piece], slope, B)
+                        if has_k and (y == k or B != 0.0):
                             u_k = u[u_at + k - first] if spread else 0.0
                             x[at + k - first] = _entry_grad(
                                 1.0, u_k, True, y == k, S, T, A, B, Q, z
@@ -1145,18 +1293,19 @@ def _binary_cross_entropy_with_logits(
     """
     flat = np.array([size])
     ones = np.ones(1, np.int64)
-    tile = min(TILE, size)
+    tile = min(ITEM_TILE, size)
     if target_kind < FLOAT16 and not _all_binary(target, target_kind, size):
         return False, 0.0
     x, t = np.empty(tile), np.empty(tile)
     w, pos = np.ones(tile), np.ones(tile)
+    e = np.empty(tile)
     grad = np.empty(tile if with_grad else 0)
     hess = np.empty(tile if with_hess else 0)
     rounded = kind != FLOAT64
     D = float(size) if mean else 1.0
     total = error = 0.0
-    for first in range(0, size, TILE):
-        count = min(TILE, size - first)
+    for first in range(0, size, ITEM_TILE):
+        count = min(ITEM_TILE, size - first)
         _load(logits, kind, NO, ZERO, flat, ones, first, count, x)
         _load(target, target_kind, rounded, ZERO, flat, ones, first, count, t)
         if weight_kind != ABSENT:
@@ -1183,17 +1332,20 @@ def _binary_cross_entropy_with_logits(
                 count,
                 pos,
             )
+        for i in range(count):
+            e[i] = _exp(-abs(x[i]), 0.0)
         if with_grad:
             for i in range(count):
-                a, b, e = 1.0 - t[i], pos[i] * t[i], _exp(-abs(x[i]), 0.0)
-                grad[i] = w[i] * ((a - b * e if x[i] >= 0.0 else a * e - b) / (1.0 + e)) / D
+                a, b = 1.0 - t[i], pos[i] * t[i]
+                slope = (a - b * e[i] if x[i] >= 0.0 else a * e[i] - b) / (1.0 + e[i])
+                grad[i] = w[i] * slope / D
         if with_hess:
             for i in range(count):
-                a, b, e = 1.0 - t[i], pos[i] * t[i], _exp(-abs(x[i]), 0.0)
-                hess[i] = w[i] * ((a + b) * (e / ((1.0 + e) * (1.0 + e)))) / D
+                a, b = 1.0 - t[i], pos[i] * t[i]
+                hess[i] = w[i] * ((a + b) * (e[i] / ((1.0 + e[i]) * (1.0 + e[i])))) / D
         if with_value:
             for i in range(count):
-                a, b, L = w[i] * (1.0 - t[i]), w[i] * (pos[i] * t[i]), _log1p(_exp(-abs(x[i]), 0.0))
+                a, b, L = w[i] * (1.0 - t[i]), w[i] * (pos[i] * t[i]), _log1p(e[i])
                 x[i] = _times(a, max(x[i], 0.0)) + _times(b, max(-x[i], 0.0)) + (a + b) * L
             total, error = _piece_sum(x[:count], total, error)
         if value_kind != ABSENT:
@@ -1210,9 +1362,9 @@ def _all_binary(target, kind, size):
     """Whether all integers are 0 or 1."""
     _stay_apart()
     flat, ones = np.array([size]), np.ones(1, np.int64)
-    labels = np.empty(min(TILE, size), np.int64)
-    for first in range(0, size, TILE):
-        count = min(TILE, size - first)
+    labels = np.empty(min(ITEM_TILE, size), np.int64)
+    for first in range(0, size, ITEM_TILE):
+        count = min(ITEM_TILE, size - first)
         _load_integers(target, kind, ZERO, flat, ones, first, count, labels)
         for i in range(count):
             if labels[i] & ~1 != 0:
@@ -1226,9 +1378,9 @@ def _all_probabilities(data, kind, rounded, size):
     _stay_apart()
     flat = np.array([size])
     ones = np.ones(1, np.int64)
-    p = np.empty(min(TILE, size))
-    for first in range(0, size, TILE):
-        count = min(TILE, size - first)
+    p = np.empty(min(ITEM_TILE, size))
+    for first in range(0, size, ITEM_TILE):
+        count = min(ITEM_TILE, size - first)
         _load(data, kind, rounded, ZERO, flat, ones, first, count, p)
         outside = False
         for i in range(count):
@@ -1265,7 +1417,8 @@ def _binary_cross_entropy(
         grad   w ((1 - t) / N - t / P)
         hess   w ((1 - t) / N^2 + t / P^2)
 
-    Where neither bound acts, the gradient is w (p - t) / (P N), which does not cancel at p near t.
+    The gradient has one denominator, P N. Where neither bound acts, w (p - t) / (P N) does not
+    cancel at p near t.
 
     Return whether probabilities and targets are good, and the reduced value. They are all looked at
     before anything is written, so that the first bad one can still be named after the gradient was
@@ -1280,14 +1433,14 @@ def _binary_cross_entropy(
         return False, 0.0
     flat = np.array([size])
     ones = np.ones(1, np.int64)
-    tile = min(TILE, size)
+    tile = min(ITEM_TILE, size)
     x, t, w = np.empty(tile), np.empty(tile), np.ones(tile)
     grad = np.empty(tile if with_grad else 0)
     hess = np.empty(tile if with_hess else 0)
     D = float(size) if mean else 1.0
     total = error = 0.0
-    for first in range(0, size, TILE):
-        count = min(TILE, size - first)
+    for first in range(0, size, ITEM_TILE):
+        count = min(ITEM_TILE, size - first)
         _load(probs, kind, NO, ZERO, flat, ones, first, count, x)
         _load(target, target_kind, rounded, ZERO, flat, ones, first, count, t)
         if weight_kind != ABSENT:
@@ -1305,14 +1458,14 @@ def _binary_cross_entropy(
         if with_grad:
             for i in range(count):
                 p, n = x[i], 1.0 - x[i]
-                if p < 1e-12 or n < 1e-12:
-                    slope = (1.0 - t[i]) / max(n, 1e-12) - t[i] / max(p, 1e-12)
-                else:
-                    slope = (p - t[i]) / (p * n)
-                grad[i] = w[i] * slope / D
+                P = p if not p < 1e-12 else 1e-12  # written so that nan stays nan
+                N = n if not n < 1e-12 else 1e-12
+                inside = p >= 1e-12 and n >= 1e-12
+                rise = p - t[i] if inside else (1.0 - t[i]) * P - t[i] * N
+                grad[i] = w[i] * (rise / (P * N)) / D
         if with_hess:
             for i in range(count):
-                p = x[i] if not x[i] < 1e-12 else 1e-12  # written so that nan stays nan
+                p = x[i] if not x[i] < 1e-12 else 1e-12
                 n = 1.0 - x[i] if not 1.0 - x[i] < 1e-12 else 1e-12
                 hess[i] = w[i] * ((1.0 - t[i]) / (n * n) + t[i] / (p * p)) / D
         if with_value:
@@ -1358,7 +1511,7 @@ def _mse_loss(
     """
     flat = np.array([size])
     ones = np.ones(1, np.int64)
-    tile = min(TILE, size)
+    tile = min(ITEM_TILE, size)
     x, t, w = np.empty(tile), np.empty(tile), np.ones(tile)
     rests = np.empty(tile if with_value else 0)
     rounded = kind != FLOAT64
@@ -1368,9 +1521,10 @@ def _mse_loss(
         if weight_kind != ABSENT:
             D, D_error = _sum_all(weight, weight_kind, rounded, size, w)
     half_D = 0.5 * _sum_of(D, D_error)
+    inverse = 1.0 / half_D  # to multiply by where that is exact enough
     total = error = 0.0
-    for first in range(0, size, TILE):
-        count = min(TILE, size - first)
+    for first in range(0, size, ITEM_TILE):
+        count = min(ITEM_TILE, size - first)
         _load(input, kind, NO, ZERO, flat, ones, first, count, x)
         _load(target, target_kind, rounded, ZERO, flat, ones, first, count, t)
         if weight_kind != ABSENT:
@@ -1397,13 +1551,22 @@ def _mse_loss(
         if value_kind != ABSENT:
             _store(t, count, values, value_kind, ZERO, flat, ones, first)
         if with_grad:
-            for i in range(count):
-                x[i] = w[i] * x[i] / half_D
+            if rounded:
+                for i in range(count):
+                    x[i] = w[i] * x[i] * inverse
+            else:
+                for i in range(count):
+                    x[i] = w[i] * x[i] / half_D
             _store(x, count, grads, kind, ZERO, flat, ones, first)
-        if with_hess:
+        if with_hess and weight_kind != ABSENT:
             for i in range(count):
                 t[i] = w[i] / half_D
             _store(t, count, hessians, kind, ZERO, flat, ones, first)
+    if with_hess and weight_kind == ABSENT:  # one number for all, much faster stored at the end
+        for first in range(0, size, ITEM_TILE):
+            count = min(ITEM_TILE, size - first)
+            x[:count] = 1.0 / half_D  # anew each time, as storing may write over it
+            _store(x, count, hessians, kind, ZERO, flat, ones, first)
     return _quotient(total, error, D, D_error) if mean else _sum_of(total, error)
 
 
@@ -1486,14 +1649,14 @@ def _rowwise(which, array, kind, outer, classes, inner, result):
     flat = np.array([rows])
     ones = np.ones(1, np.int64)
     long_rows = classes > TILE
-    shape = np.empty(2, np.int64)
-    strides = np.empty(2, np.int64)
+    single = kind != FLOAT64
+    shape = np.array([rows * classes]) if inner == 1 else np.empty(2, np.int64)
+    strides = ones if inner == 1 else np.empty(2, np.int64)
     row = ZERO
     while row < rows:
         if inner == 1:
             count = min(tile_rows, rows - row)
             offset = row * classes
-            shape[0], shape[1], strides[0], strides[1] = 1, count * classes, 0, 1
         else:
             count = min(tile_rows, inner - row % inner)
             offset = row // inner * classes * inner + row % inner
@@ -1523,7 +1686,10 @@ def _rowwise(which, array, kind, outer, classes, inner, result):
                         has_nan |= x[i] != x[i]
                 if first <= k < first + piece:
                     x[at + k - first] = -np.inf
-                _piece_exp(x[at : at + piece], m)
+                if single:
+                    _piece_exp_single(x[at : at + piece], m)
+                else:
+                    _piece_exp(x[at : at + piece], m)
                 T, T_error = _piece_sum(x[at : at + piece], T, T_error)
             T = T + T_error if math.isfinite(m) else np.nan
             log_S = _log1p(T)
@@ -1537,7 +1703,10 @@ def _rowwise(which, array, kind, outer, classes, inner, result):
                 if which == SOFTMAX:
                     if long_rows:
                         _load(array, kind, NO, offset, shape, strides, first, piece, x)
-                        _piece_exp(x[at : at + piece], m)
+                        if single:
+                            _piece_exp_single(x[:piece], m)
+                        else:
+                            _piece_exp(x[:piece], m)
                     if first <= k < first + piece:
                         x[at + k - first] = 1.0
                     E = x[at : at + piece]
@@ -1567,20 +1736,32 @@ def _itemwise(which, array, kind, size, result):
     log_sigmoid min(x, 0) - log1p(e)."""
     flat = np.array([size])
     ones = np.ones(1, np.int64)
-    x = np.empty(min(TILE, size))
-    for first in range(0, size, TILE):
-        count = min(TILE, size - first)
+    x, e = np.empty(min(ITEM_TILE, size)), np.empty(min(ITEM_TILE, size))
+    single = kind != FLOAT64
+    for first in range(0, size, ITEM_TILE):
+        count = min(ITEM_TILE, size - first)
         _load(array, kind, NO, ZERO, flat, ones, first, count, x)
-        if which == SIGMOID:
+        if single:
             for i in range(count):
-                e = _exp(-abs(x[i]), 0.0)
-                x[i] = (1.0 if x[i] >= 0.0 else e) / (1.0 + e)
-        elif which == SOFTPLUS:
-            for i in range(count):
-                x[i] = (x[i] if x[i] > 0.0 else 0.0) + _log1p(_exp(-abs(x[i]), 0.0))
+                e[i] = _exp_single(-abs(x[i]))
         else:
             for i in range(count):
-                x[i] = (x[i] if x[i] < 0.0 else 0.0) - _log1p(_exp(-abs(x[i]), 0.0))
+                e[i] = _exp(-abs(x[i]), 0.0)
+        if which == SIGMOID:
+            for i in range(count):
+                x[i] = (1.0 if x[i] >= 0.0 else e[i]) / (1.0 + e[i])
+        elif which == SOFTPLUS and single:
+            for i in range(count):
+                x[i] = (x[i] if x[i] > 0.0 else 0.0) + _log1p_single(e[i])
+        elif which == SOFTPLUS:
+            for i in range(count):
+                x[i] = (x[i] if x[i] > 0.0 else 0.0) + _log1p(e[i])
+        elif single:
+            for i in range(count):
+                x[i] = (x[i] if x[i] < 0.0 else 0.0) - _log1p_single(e[i])
+        else:
+            for i in range(count):
+                x[i] = (x[i] if x[i] < 0.0 else 0.0) - _log1p(e[i])
         _store(x, count, result, kind, ZERO, flat, ones, first)
 
 

@@ -665,7 +665,7 @@ cdef void write_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
                     h[i] = <float>inverse     # nan: the row has no softmax
             for i in range(n):
                 p = h[i]
-                h[i] = <float>(p * (p_factor * (1.0 - p) + pp_factor * p))
+                h[i] = <float>(<double>g[i] * (1.0 - p) + pp_factor * p * p)
         else:
             for i in range(n):
                 p = exp_shifted(x[i], base, magic, floor) * inverse

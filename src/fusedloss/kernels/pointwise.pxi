@@ -93,6 +93,20 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
     cdef real high, low, numerator, up, down
     cdef double wide
     cdef Py_ssize_t i
+    if real is float:
+        if t.weight.data == NULL and t.pos_weight.data == NULL and isfinite(f.high):
+            wide = binary_losses(x, y, n, <float>f.high, <float>(f.high - <double><float>f.high),
+                                 t.values != NULL or t.sums != NULL, v if t.values != NULL else NULL,
+                                 a if t.grad != NULL else NULL, h if t.hess != NULL else NULL)
+            if t.values != NULL:
+                store(t.values, F32, first, n, <const real*>v, t.stream)
+            if t.sums != NULL:
+                add(total, wide)
+            if t.grad != NULL:
+                store(t.grad, t.code, first, n, <const real*>a, t.stream)
+            if t.hess != NULL:
+                store(t.hess, t.code, first, n, <const real*>h, t.stream)
+            return
     for i in range(n):
         a[i] = <real>1.0 - y[i]
         b[i] = y[i]
@@ -105,8 +119,7 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
         for i in range(n):
             a[i] = a[i] * y[i]
             b[i] = b[i] * y[i]
-    for i in range(n):
-        e[i] = exp_negative(-x[i] if x[i] > <real>0.0 else x[i])
+    exp_of_minus_size(x, n, e)
 
     if t.values != NULL or t.sums != NULL:
         for i in range(n):
@@ -292,17 +305,24 @@ cdef inline void function_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t
     cdef real v[CHUNK]
     cdef const real* x = load(t.x, t.code, first, n, x_buffer)
     cdef Py_ssize_t i
-    for i in range(n):
-        e[i] = exp_negative(-x[i] if x[i] > <real>0.0 else x[i])
-    if t.kind == SIGMOID:
-        for i in range(n):
-            v[i] = divide_by_one_plus(<real>1.0 if x[i] >= <real>0.0 else e[i], e[i])
-    elif t.kind == SOFTPLUS:
-        for i in range(n):
-            v[i] = plus_log1p(x[i] if x[i] > <real>0.0 else <real>0.0, e[i])
+    if real is float:
+        if t.kind == SIGMOID:
+            functions(SIGMOID_OF, x, n, v)
+        elif t.kind == SOFTPLUS:
+            functions(SOFTPLUS_OF, x, n, v)
+        else:
+            functions(LOG_SIGMOID_OF, x, n, v)
     else:
-        for i in range(n):
-            v[i] = -plus_log1p(-x[i] if x[i] < <real>0.0 else <real>0.0, e[i])
+        exp_of_minus_size(x, n, e)
+        if t.kind == SIGMOID:
+            for i in range(n):
+                v[i] = divide_by_one_plus(<real>1.0 if x[i] >= <real>0.0 else e[i], e[i])
+        elif t.kind == SOFTPLUS:
+            for i in range(n):
+                v[i] = plus_log1p(x[i] if x[i] > <real>0.0 else <real>0.0, e[i])
+        else:
+            for i in range(n):
+                v[i] = -plus_log1p(-x[i] if x[i] < <real>0.0 else <real>0.0, e[i])
     store(t.values, t.code, first, n, v, t.stream)
 
 

@@ -171,6 +171,24 @@ def test_options_are_given_by_name(loss):
         loss([0.5], [1.0], None)
 
 
+def test_import_costs_little_over_that_of_numpy():
+    """At most 30 ms, in the fastest of several fresh processes: a busy machine only adds."""
+    code = (
+        "import time\n"
+        "import numpy\n"
+        "start = time.perf_counter()\n"
+        "import fusedloss\n"
+        "print(time.perf_counter() - start)\n"
+    )
+    seconds = []
+    while len(seconds) < 3 or (min(seconds) > 0.03 and len(seconds) < 15):
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
+        seconds.append(float(done.stdout))
+    assert min(seconds) <= 0.03, seconds
+
+
 def test_package_is_typed():
     assert resources.files(fl).joinpath("py.typed").is_file()
 

@@ -211,6 +211,57 @@ cdef inline void exp_of_maxima(const Rows* r, double* e) noexcept nogil:
         e[i] = y[i]
 
 
+cdef inline void losses_from_sums(const float* y, const float* magic, const float* floor, const double* rest,
+                                  double* loss) noexcept nogil:
+    """log1p(rest / E_y) of 16 rows of few float32 logits, from y = x_y - base.
+
+    E_y is e + low, where low is what the last rounding of e has lost, so that the loss is right to half an ulp and what
+    the sum lacks. Both may be in any unit, so rows that need no shift have the same bits without it.
+    """
+    cdef float e[LANES]
+    cdef float low[LANES]
+    cdef double u, v
+    cdef int i
+    cdef vf raised = vf_max(vf_load(floor), vf_load(y))
+    cdef vf z = vf_fma(raised, vf_set(FL_LOG2EF), vf_load(magic))
+    cdef vf rest_of_e = exp_rest(raised, z, vf_load(magic), vf_table(exp_errors))
+    cdef vf power = exp_power(z, vf_table(exp_offsets))
+    cdef vf rounded = vf_fma(power, rest_of_e, power)
+    vf_store(e, rounded)
+    vf_store(low, vf_fma(power, rest_of_e, vf_sub(power, rounded)))
+    for i in range(LANES):
+        v = rest[i] / (<double>e[i] + <double>low[i])
+        u = 1.0 + v
+        # What 1 + v has lost matters only where u is near 1: no division is needed.
+        v = v if not (v < INFINITY) else log_plus(u, v - (u - 1.0) if u < 2.0 else 0.0)
+        loss[i] = v
+
+
+cdef inline bint few_classes(const Softmax* t) noexcept nogil:
+    """Whether 16 rows go side by side."""
+    return t.inner > 1 or t.classes <= FEW_CLASSES
+
+
+cdef inline void direct_losses(Rows* r) noexcept nogil:
+    """The losses of rows whose label is not too far below the maximum, as `direct_values` has them."""
+    cdef float y[LANES]
+    cdef float magic[LANES]
+    cdef float floor[LANES]
+    cdef double loss[LANES]
+    cdef int i
+    for i in range(LANES):
+        y[i] = <float>r.logit[i] - <float>r.base[i]
+        magic[i] = eighths_magic(r.scale[i])
+        floor[i] = eighths_floor(r.scale[i])
+    losses_from_sums(y, magic, floor, r.rest, loss)
+    for i in range(LANES):
+        r.loss[i] = loss[i] if r.maximum[i] - r.logit[i] <= <double>DIRECT else r.loss[i]
+
+
+cdef enum:
+    DIRECT = 60       # up to this gap between the maximum and the label E_y is far from underflow
+
+
 cdef void finish(const Softmax* t, Rows* r) noexcept nogil:
     """Losses and gradient factors of 16 rows from their sums, in lanes."""
     cdef int i
@@ -256,6 +307,9 @@ cdef void finish(const Softmax* t, Rows* r) noexcept nogil:
         log_v = log1p_accurate(v)
         r.log_total[i] = log_v
         r.loss[i] = lift + log_v
+
+    if t.code != F64 and not t.by_maximum and few_classes(t):
+        direct_losses(r)
 
     # 2. Options and factors. The plain loss has a loop of its own, without branches, which vectorises.
     if t.kind == CROSS_ENTROPY and not t.by_maximum:
@@ -1044,6 +1098,60 @@ cdef void write_lanes(const Softmax* t, const Tile* tile, const Rows* r, real* x
 
 # ----------------------------------------------------------------------------------------- a block of rows
 
+cdef bint direct_values(const Softmax* t, Py_ssize_t first, double* loss) noexcept nogil:
+    """Losses of 16 rows of few float32 logits, none of which is larger than 30 in size; False if one is.
+
+    Then no exponential needs a shift, and none can be lost: no maximum is looked for, and all of them are computed where
+    they lie, without a thought for rows.
+    """
+    cdef float e[FEW_CLASSES * LANES]
+    cdef float y[LANES]
+    cdef float magic[LANES]
+    cdef float floor[LANES]
+    cdef double rest[LANES]
+    cdef int64_t label[LANES]
+    cdef const float* x = <const float*>t.logits + first * t.classes
+    cdef vf magics = vf_set(eighths_magic(0.0))
+    cdef vf floors = vf_set(eighths_floor(0.0))
+    cdef vf offsets = vf_table(exp_offsets)
+    cdef vf errors = vf_table(exp_errors)
+    cdef vf smallest = vf_set(0.0)
+    cdef vf v
+    cdef Py_ssize_t c
+    cdef int i
+    cdef int large = 0
+    cdef double s
+    for c in range(t.classes):
+        v = vf_load(x + c * LANES)
+        vf_store(e + c * LANES, exp_vector(v, magics, floors, offsets, errors))
+        # -|x|; nan is passed over here and seen by the sums.
+        smallest = vf_if_less(vf_neg_abs(v), smallest, vf_neg_abs(v), smallest)
+    vf_store(y, smallest)
+    for i in range(LANES):
+        large |= not (y[i] >= <float>-30.0)
+    if large:
+        return False
+    read_labels(t, first, LANES, label)
+    for i in range(LANES):
+        if label[i] < 0:
+            label[i] = IGNORED
+        c = i * t.classes
+        y[i] = x[c + label[i]] if label[i] >= 0 else <float>0.0
+        if label[i] >= 0:
+            e[c + label[i]] = <float>0.0
+        magic[i] = eighths_magic(0.0)
+        floor[i] = eighths_floor(0.0)
+    for i in range(LANES):
+        s = 0.0
+        for c in range(i * t.classes, (i + 1) * t.classes):
+            s = s + <double>e[c]
+        rest[i] = s
+    losses_from_sums(y, magic, floor, rest, loss)
+    for i in range(LANES):
+        loss[i] = 0.0 if label[i] == IGNORED else loss[i]
+    return True
+
+
 cdef void softmax_block(Softmax* t, Py_ssize_t block, real tag) noexcept nogil:
     """Rows of one block: losses to their array or to the block's partial sum, gradients to their arrays."""
     cdef Py_ssize_t first = block * t.block_rows
@@ -1053,11 +1161,18 @@ cdef void softmax_block(Softmax* t, Py_ssize_t block, real tag) noexcept nogil:
     cdef Py_ssize_t n
     cdef Rows r
     cdef LaneSums total, z_total
-    cdef bint side_by_side = t.inner > 1 or t.classes <= FEW_CLASSES
+    cdef bint side_by_side = few_classes(t)
+    cdef bint direct = (side_by_side and t.inner == 1 and t.code == F32 and t.kind == CROSS_ENTROPY and not t.by_maximum
+                        and t.grad == NULL and t.hess == NULL and t.sums != NULL
+                        and t.weight == NULL and t.sample_weight == NULL)
     memset(&total, 0, sizeof(LaneSums))
     memset(&z_total, 0, sizeof(LaneSums))
     while first < last:
         n = min(group, last - first)
+        if direct and n == LANES and direct_values(t, first, r.loss):
+            add_lanes(&total, r.loss)
+            first += n
+            continue
         read_row_options(t, first, n, &r)
         if side_by_side:
             lanes_block(t, first, n, &r, <real>0)

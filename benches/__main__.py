@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from . import machine
+from . import extras, machine
 from .progress import Progress
 
 HERE = Path(__file__).parent
@@ -27,6 +27,17 @@ def parse(arguments):
         plan.add_argument(f"--{name}", dest="plan", action="store_const", const=name, help=text)
     parser.add_argument(
         "--without-peers", action="store_true", help="only the backends of fusedloss"
+    )
+    parser.add_argument(
+        "--without-extras",
+        action="store_true",
+        help="only the rows: no import, memory, or lower level of instructions",
+    )
+    parser.add_argument(
+        "--contenders",
+        default="",
+        metavar="PATTERN",
+        help="only the contenders whose name this pattern finds",
     )
     parser.add_argument(
         "--only", default="", metavar="PATTERN", help="only the rows whose title this pattern finds"
@@ -76,6 +87,7 @@ def run(options, json_path, log_path, console):
         "--capture=no",
         f"--plan={options.plan}",
         f"--only={options.only}",
+        f"--contenders={options.contenders}",
         f"--work-folder={options.out}",
         f"--benchmark-json={json_path}",
         "--benchmark-disable-gc",
@@ -109,6 +121,9 @@ def main(arguments=None):
     if not options.from_json:
         json_path.unlink(missing_ok=True)
         failures = run(options, json_path, options.out / f"{options.plan}.log", console)
+        if json_path.exists() and options.plan != "quick" and not options.without_extras:
+            with console.status("extras: import, memory, the level of instructions below"):
+                failures |= extras.add(json_path, options)
 
     from .readme import README, put
     from .report import excerpt, markdown, plots, terminal_table

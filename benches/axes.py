@@ -77,6 +77,11 @@ class Case:
         return arrays * items * ITEM_BYTES[self.dtype]
 
     @property
+    def hardly_writes(self):
+        """Whether it is bound by what it reads: a value, or a number per row of many."""
+        return self.bytes_written < 0.01 * self.bytes_read
+
+    @property
     def bytes_moved(self):
         return self.bytes_read + self.bytes_written
 

@@ -18,6 +18,7 @@ def pytest_addoption(parser):
     group.addoption("--threads", type=int, default=None, help="threads of every library")
     group.addoption("--turns", type=int, default=None, help="turns instead of the plan's")
     group.addoption("--without-peers", action="store_true", help="only the backends of fusedloss")
+    group.addoption("--contenders", default="", help="run those whose name this pattern finds")
     group.addoption("--work-folder", default=None, help="where the compiled roof may lie")
     group.addoption("--only", default="", help="run the cases whose title this pattern finds")
 
@@ -34,7 +35,9 @@ def pytest_configure(config):
 
     ours, absent = backends(threads_of(config))
     others, missing = ([], {}) if config.getoption("--without-peers") else peers(threads_of(config))
-    config.stash[CONTENDERS] = ours + others, absent | missing
+    wanted = re.compile(config.getoption("--contenders"))
+    chosen = [contender for contender in ours + others if wanted.search(contender.name)]
+    config.stash[CONTENDERS] = chosen, absent | missing
     plan = PLANS[config.getoption("--plan")]
     config.stash[PLAN] = replace(plan, turns=config.getoption("--turns") or plan.turns)
 

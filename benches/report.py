@@ -79,6 +79,8 @@ def markdown(results):
     if results.plan == "full":
         parts += ["## Targets", _targets(results)]
     parts += ["## Times", *_times(results)]
+    if results.lower_level:
+        parts += [f"## On {results.extras['lower_level']['isa']}", _lower_level(results)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -170,6 +172,11 @@ def _explanation(results):
     return EXPLANATION.format(empty_call=time_text(results.machine["empty_call"]))
 
 
+CORE = """\
+One core runs at {clock:.2f} GHz, by a chain of multiplications, and starts {rate:.2f} fused
+multiply-adds on 512 bits per cycle, on the widest vectors of the kernels in use."""
+
+
 def _roofs(results):
     rows = [
         (
@@ -180,9 +187,36 @@ def _roofs(results):
         )
         for name, (how, rates) in results.roofs().items()
     ]
-    if not rows:
-        return "None measured: no row of this run is larger than the caches."
-    return _table(("roof", "measured as", "median GB/s", "range over the run"), rows, right=2)
+    text = "None measured: no row of this run is larger than the caches."
+    if rows:
+        header = "roof", "measured as", "median GB/s", "range over the run"
+        text = _table(header, rows, right=2)
+    core = results.extras.get("core")
+    if core:
+        rate = core["fma_per_second"] / core["clock"]
+        text += "\n\n" + CORE.format(clock=core["clock"] / 1e9, rate=rate)
+    return text
+
+
+def _lower_level(results):
+    """The rows that were run on the level below, beside the level of the run."""
+    isa = results.extras["lower_level"]["isa"]
+    here = {group.case: group.measurements.get("cython") for group in results.groups}
+    rows = []
+    for group in results.lower_level:
+        one, other = group.measurements["cython"], here.get(group.case)
+        rows.append(
+            (
+                group.case.title,
+                time_text(one.median),
+                f"{group.rate(one) / 1e9:.1f}",
+                _percent_text(group.share_of_roof(one)),
+                time_text(other.median) if other else NOTHING,
+                _percent_text(group.share_of_roof(other)) if other else NOTHING,
+            )
+        )
+    above = results.machine["isa"]
+    return _table(("", isa, "GB/s", "of roof", above, "of roof"), rows)
 
 
 def _median(values):
@@ -200,8 +234,8 @@ def _targets(results):
         figure = reached.figure
         text = NOTHING if figure is None else (f"{figure:.0%}" if share else _ratio_text(figure))
         verdict = {None: "not measured", True: "yes", False: "**no**"}[reached.holds]
-        rows.append((target.work, f"{sign} {bound}", text, verdict, reached.where))
-    return _table(("work", "target", "reached", "met", "decided by"), rows, right=1)
+        rows.append((target.work, f"{sign} {bound}", text, verdict, reached.where, reached.reason))
+    return _table(("work", "target", "reached", "met", "decided by", "why"), rows, right=6)
 
 
 def _times(results):

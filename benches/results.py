@@ -43,6 +43,7 @@ class Group:
 
     case: Case
     measurements: dict[str, Measurement] = field(default_factory=dict)
+    core: dict | None = None  # clock and rate of one core, see `core.py`
 
     @property
     def best_peer(self):
@@ -79,6 +80,8 @@ class Results:
     only: str  # the pattern that chose among its rows
     date: str
     groups: list[Group]
+    extras: dict  # what `extras.py` measured, by name; a figure may be None or absent
+    lower_level: list[Group]  # the rows that were run on the level of instructions below
 
     def roofs(self):
         """All samples of each roof over the run: name -> (how it was measured, rates)."""
@@ -106,11 +109,24 @@ def _preference(name):
 
 def load(path):
     content = json.loads(Path(path).read_text())
+    extras = content.get("extras", {})
+    return Results(
+        content["machine_info"],
+        content["plan"],
+        content["only"],
+        content["datetime"][:10],
+        _groups(content["benchmarks"], extras.get("core")),
+        extras,
+        _groups((extras.get("lower_level") or {}).get("benchmarks", []), None),
+    )
+
+
+def _groups(benchmarks, core):
     groups = {}
-    for bench in content["benchmarks"]:
+    for bench in benchmarks:
         info = bench["extra_info"]
         case = Case(**info["case"] | {"shape": tuple(info["case"]["shape"])})
-        group = groups.setdefault(case, Group(case))
+        group = groups.setdefault(case, Group(case, core=core))
         one = group.measurements.setdefault(
             info["contender"],
             Measurement(info["contender"], info["ours"], info["threads"], info["sets"]),
@@ -118,10 +134,4 @@ def load(path):
         one.times += bench["stats"]["data"]
         if info["roof"]:
             one.roofs.append(info["roof"])
-    return Results(
-        content["machine_info"],
-        content["plan"],
-        content["only"],
-        content["datetime"][:10],
-        list(groups.values()),
-    )
+    return list(groups.values())

@@ -16,16 +16,12 @@ All are in bytes moved between the program and its arrays: a copy counts one rea
 """
 
 import ctypes
-import shlex
-import subprocess
-import sysconfig
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 
-from . import axes
+from .library import compiled
 
 PASSES = 3  # over the arrays per sample: the threads' start is then a small part of it
 SAMPLES = 2  # per turn
@@ -42,7 +38,7 @@ class Roofs:
         self.sink.fill(0)
         self.threads = threads
         self.pool = ThreadPoolExecutor(threads)
-        self.library = _compile(folder)
+        self.library = _copies(folder)
         streaming = self.library is not None and self.library.has_streaming_stores()
         self.descriptions = {
             "read": "sum of float64",
@@ -56,7 +52,7 @@ class Roofs:
         """Rates in bytes per second of the roofs that bound a case: `{"read": ...}`, or that of
         what it writes too.
         """
-        if not case.bytes_written:
+        if case.hardly_writes:
             return {"read": self._rate(self._read, 1)}
         return {"copy": self._rate(self._copy, 2), "in place": self._rate(self._in_place, 2)}
 
@@ -93,7 +89,7 @@ class Roofs:
 
 def bounding_roof(case, contender):
     """The name of the roof that bounds a case."""
-    if case.verb == axes.VALUE:
+    if case.hardly_writes:
         return "read"
     return "in place" if contender.in_place else "copy"
 
@@ -104,24 +100,10 @@ def _page_aligned(size):
     return room[first : first + size]
 
 
-def _compile(folder):
-    """`roofs.c` as a library, or None without a working C compiler."""
-    target = Path(folder) / "roofs.so"
-    compiler = shlex.split(sysconfig.get_config_var("CC") or "cc")[:1]
-    command = [
-        *compiler,
-        "-O2",
-        "-shared",
-        "-fPIC",
-        "-o",
-        target,
-        Path(__file__).with_name("roofs.c"),
-    ]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-        library = ctypes.CDLL(str(target.resolve()))
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    library.stream_copy.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
-    library.stream_copy.restype = None
+def _copies(folder):
+    """`roofs.c` as a library, or None."""
+    library = compiled("roofs", folder)
+    if library is not None:
+        library.stream_copy.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+        library.stream_copy.restype = None
     return library

@@ -212,8 +212,8 @@ cdef inline void exp_of_maxima(const Rows* r, double* e) noexcept nogil:
 
 
 cdef inline void losses_from_sums(const float* y, const float* magic, const float* floor, const double* rest,
-                                  double* loss) noexcept nogil:
-    """log1p(rest / E_y) of 16 rows of few float32 logits, from y = x_y - base.
+                                  double* loss, double* label_term) noexcept nogil:
+    """log1p(rest / E_y) of 16 rows of few float32 logits, from y = x_y - base; and E_y.
 
     E_y is e + low, where low is what the last rounding of e has lost, so that the loss is right to half an ulp and what
     the sum lacks. Both may be in any unit, so rows that need no shift have the same bits without it.
@@ -230,7 +230,8 @@ cdef inline void losses_from_sums(const float* y, const float* magic, const floa
     vf_store(e, rounded)
     vf_store(low, vf_fma(power, rest_of_e, vf_sub(power, rounded)))
     for i in range(LANES):
-        v = rest[i] / (<double>e[i] + <double>low[i])
+        label_term[i] = <double>e[i] + <double>low[i]
+        v = rest[i] / label_term[i]
         u = 1.0 + v
         # What 1 + v has lost matters only where u is near 1: no division is needed.
         v = v if not (v < INFINITY) else log_plus(u, v - (u - 1.0) if u < 2.0 else 0.0)
@@ -242,28 +243,66 @@ cdef inline bint few_classes(const Softmax* t) noexcept nogil:
     return t.inner > 1 or t.classes <= FEW_CLASSES
 
 
-cdef inline void direct_losses(Rows* r) noexcept nogil:
-    """The losses of rows whose label is not too far below the maximum, as `direct_values` has them."""
-    cdef float y[LANES]
-    cdef float magic[LANES]
-    cdef float floor[LANES]
-    cdef double loss[LANES]
-    cdef int i
-    for i in range(LANES):
-        y[i] = <float>r.logit[i] - <float>r.base[i]
-        magic[i] = eighths_magic(r.scale[i])
-        floor[i] = eighths_floor(r.scale[i])
-    losses_from_sums(y, magic, floor, r.rest, loss)
-    for i in range(LANES):
-        r.loss[i] = loss[i] if r.maximum[i] - r.logit[i] <= <double>DIRECT else r.loss[i]
-
-
 cdef enum:
     DIRECT = 60       # up to this gap between the maximum and the label E_y is far from underflow
 
 
+cdef bint finish_direct(const Softmax* t, Rows* r) noexcept nogil:
+    """`finish` for hard labels alone, few classes and float32: in each row the loss of `direct_values`, to the bit. False
+    if a label is so far below its maximum that its row needs more care."""
+    cdef float y[LANES]
+    cdef float magic[LANES]
+    cdef float floor[LANES]
+    cdef double label_term[LANES]
+    cdef double hard, coefficient, ratio
+    cdef int i
+    cdef int far = 0
+    for i in range(LANES):
+        y[i] = <float>r.logit[i] - <float>r.base[i]
+        magic[i] = eighths_magic(r.scale[i])
+        floor[i] = eighths_floor(r.scale[i])
+        far |= not (r.maximum[i] - r.logit[i] <= <double>DIRECT)
+    losses_from_sums(y, magic, floor, r.rest, r.loss, label_term)
+    for i in range(LANES):
+        hard = r.sample[i] * r.class_weight[i]
+        coefficient = hard / t.divisor
+        r.total[i] = r.rest[i] + label_term[i]
+        r.total_low[i] = 0.0
+        ratio = r.rest[i] / r.total[i]
+        r.log_total[i] = r.loss[i]       # nan where the row has no softmax
+        r.loss[i] = times(hard, r.loss[i])
+        r.p_factor[i] = coefficient
+        r.q_factor[i] = 0.0
+        r.special[i] = -coefficient * ratio
+        r.loss[i] = 0.0 if r.label[i] == IGNORED else r.loss[i]
+        r.z[i] = 0.0
+    return not far
+
+
 cdef void finish(const Softmax* t, Rows* r) noexcept nogil:
-    """Losses and gradient factors of 16 rows from their sums, in lanes."""
+    """Losses and gradient factors of 16 rows from their sums."""
+    cdef Rows direct
+    cdef int i
+    if t.kind != CROSS_ENTROPY or t.by_maximum or t.code == F64 or not few_classes(t):
+        finish_carefully(t, r)
+        return
+    if finish_direct(t, r):
+        return
+    # Which way a row goes depends on itself alone.
+    direct = r[0]
+    finish_carefully(t, r)
+    for i in range(LANES):
+        if direct.maximum[i] - direct.logit[i] <= <double>DIRECT:
+            r.total[i] = direct.total[i]
+            r.total_low[i] = direct.total_low[i]
+            r.log_total[i] = direct.log_total[i]
+            r.loss[i] = direct.loss[i]
+            r.p_factor[i] = direct.p_factor[i]
+            r.q_factor[i] = direct.q_factor[i]
+            r.special[i] = direct.special[i]
+
+cdef void finish_carefully(const Softmax* t, Rows* r) noexcept nogil:
+    """The same for every kind of row, in lanes."""
     cdef int i
     cdef double magic, floor, top, top_low, e, e_low, gap, v, log_v, hard, coefficient, rest, lift, back, ratio
     cdef double summed[LANES]
@@ -307,9 +346,6 @@ cdef void finish(const Softmax* t, Rows* r) noexcept nogil:
         log_v = log1p_accurate(v)
         r.log_total[i] = log_v
         r.loss[i] = lift + log_v
-
-    if t.code != F64 and not t.by_maximum and few_classes(t):
-        direct_losses(r)
 
     # 2. Options and factors. The plain loss has a loop of its own, without branches, which vectorises.
     if t.kind == CROSS_ENTROPY and not t.by_maximum:
@@ -1109,6 +1145,7 @@ cdef bint direct_values(const Softmax* t, Py_ssize_t first, double* loss) noexce
     cdef float magic[LANES]
     cdef float floor[LANES]
     cdef double rest[LANES]
+    cdef double label_term[LANES]
     cdef int64_t label[LANES]
     cdef const float* x = <const float*>t.logits + first * t.classes
     cdef vf magics = vf_set(eighths_magic(0.0))
@@ -1146,7 +1183,7 @@ cdef bint direct_values(const Softmax* t, Py_ssize_t first, double* loss) noexce
         for c in range(i * t.classes, (i + 1) * t.classes):
             s = s + <double>e[c]
         rest[i] = s
-    losses_from_sums(y, magic, floor, rest, loss)
+    losses_from_sums(y, magic, floor, rest, loss, label_term)
     for i in range(LANES):
         loss[i] = 0.0 if label[i] == IGNORED else loss[i]
     return True

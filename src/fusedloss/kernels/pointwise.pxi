@@ -256,6 +256,25 @@ cdef inline void mse_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, S
     cdef Py_ssize_t i
     if t.weight.data != NULL:
         w = load_operand(&t.weight, first, n, w_buffer)
+    elif t.values == NULL:
+        # The usual call has loops of its own, whose sums stay in registers.
+        if real is float:
+            d = squared_errors(x, y, n, f.high, t.sums != NULL, out if t.grad != NULL else NULL)
+            if t.sums != NULL:
+                add(total, d)
+        else:
+            if t.sums != NULL:
+                add_squared_errors(total, x, y, n)
+            if t.grad != NULL:
+                for i in range(n):
+                    out[i] = scale_by(x[i] - y[i], f.high, f.low)
+        if t.grad != NULL:
+            store(t.grad, t.code, first, n, out, t.stream)
+        if t.hess != NULL:
+            for i in range(n):
+                h[i] = <real>f.high
+            store(t.hess, t.code, first, n, h, t.stream)
+        return
     if t.values != NULL or t.sums != NULL:
         for i in range(n):
             d = <double>x[i] - <double>y[i]
@@ -287,7 +306,10 @@ cdef inline void mse_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, S
     if t.grad != NULL:
         if w == NULL:
             for i in range(n):
-                out[i] = <real>scale_by(<double>x[i] - <double>y[i], f.high, f.low)
+                if real is float:
+                    out[i] = <float>((<double>x[i] - <double>y[i]) * f.high)     # as squared_errors has it
+                else:
+                    out[i] = scale_by(x[i] - y[i], f.high, f.low)
         else:
             for i in range(n):
                 out[i] = <real>scale_by(<double>w[i] * (<double>x[i] - <double>y[i]), f.high, f.low)

@@ -218,12 +218,16 @@ cdef extern from *:
           memcpy(to, from, head);
           to += head; from += head; n -= head;
           for (; n >= 64; to += 64, from += 64, n -= 64) {
+            #ifdef __AVX512F__
+              _mm512_stream_si512((__m512i *)to, _mm512_loadu_si512(from));
+            #else
               __m128i a = _mm_loadu_si128((const __m128i *)from), b = _mm_loadu_si128((const __m128i *)from + 1);
               __m128i c = _mm_loadu_si128((const __m128i *)from + 2), d = _mm_loadu_si128((const __m128i *)from + 3);
               _mm_stream_si128((__m128i *)to, a);
               _mm_stream_si128((__m128i *)to + 1, b);
               _mm_stream_si128((__m128i *)to + 2, c);
               _mm_stream_si128((__m128i *)to + 3, d);
+            #endif
           }
           memcpy(to, from, n);
       }

@@ -42,6 +42,12 @@ cdef extern from "vectors.h":
     vd vd_low(vf a) noexcept nogil
     vd vd_high(vf a) noexcept nogil
     vd vd_add(vd a, vd b) noexcept nogil
+    vd vd_sub(vd a, vd b) noexcept nogil
+    vd vd_mul(vd a, vd b) noexcept nogil
+    vd vd_fma(vd a, vd b, vd c) noexcept nogil
+    vd vd_nfma(vd a, vd b, vd c) noexcept nogil       # c - a*b
+    vd vd_load(const double* p) noexcept nogil
+    vf vf_narrow(vd a, vd b) noexcept nogil
     void fl_prefetch(const void* p) noexcept nogil
 
 cdef enum:
@@ -113,6 +119,13 @@ cdef inline vf exp_vector(vf y, vf magic, vf floor, vf offsets, vf errors) noexc
     return vf_fma(power, t, power)
 
 
+cdef inline double fold_vectors(vd a, vd b) noexcept nogil:
+    """Sum of 16 numbers, in the order 16 -> 8 -> 4 -> 2 -> 1."""
+    cdef double lanes[8]
+    vd_store(lanes, vd_add(a, b))
+    return (((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7])))
+
+
 cdef double exp_sum(const float* x, Py_ssize_t n, Py_ssize_t left_out, const Shift* shift) noexcept nogil:
     """Sum of e^(x - base) / 2^scale over x[0:n], n <= COLUMNS, without x[left_out] (-1: over all).
 
@@ -126,7 +139,6 @@ cdef double exp_sum(const float* x, Py_ssize_t n, Py_ssize_t left_out, const Shi
     cdef vd sum_0 = vd_set(0.0), sum_1 = vd_set(0.0)
     cdef vf q_0, q_1, v
     cdef float moved[COLUMNS]
-    cdef double lanes[8]
     cdef const float* ahead = x + COLUMNS
     cdef Py_ssize_t i = 0
     cdef Py_ssize_t full = n - n % WIDE
@@ -172,8 +184,7 @@ cdef double exp_sum(const float* x, Py_ssize_t n, Py_ssize_t left_out, const Shi
             sum_0 = vd_add(sum_0, vd_low(q_0))
             sum_1 = vd_add(sum_1, vd_high(q_0))
             i += WIDE
-    vd_store(lanes, vd_add(sum_0, sum_1))
-    return (((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7])))
+    return fold_vectors(sum_0, sum_1)
 
 
 cdef inline real magic_of_lane(double scale, real tag) noexcept nogil:
@@ -462,7 +473,6 @@ cdef double binary_losses(const float* x, const float* t, Py_ssize_t n, float hi
     cdef vf lows = vf_set(low)
     cdef vd sum_0 = vd_set(0.0), sum_1 = vd_set(0.0), sum_2 = vd_set(0.0), sum_3 = vd_set(0.0)
     cdef vf v, w
-    cdef double lanes[8]
     cdef Py_ssize_t full = n - n % LANES
     cdef Py_ssize_t i, k
     exp_of_minus_size(x, n, e)
@@ -511,5 +521,72 @@ cdef double binary_losses(const float* x, const float* t, Py_ssize_t n, float hi
         if full < n:
             vf_store_part(hess + full, binary_hess(vf_load_part(t + full, n - full, 0.0), vf_load(e + full), highs, lows),
                           n - full)
-    vd_store(lanes, vd_add(vd_add(sum_0, sum_2), vd_add(sum_1, sum_3)))
-    return (((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7])))
+    return fold_vectors(vd_add(sum_0, sum_2), vd_add(sum_1, sum_3))
+
+
+cdef double squared_errors(const float* x, const float* t, Py_ssize_t n, double factor, bint want_value,
+                           float* grad) noexcept nogil:
+    """Sum of (x - t)^2 over n <= CHUNK items, and OUT grad = factor (x - t), which may be NULL. In float64: differences
+    are exact, and the product with the factor is rounded once more, to float32."""
+    cdef vd sum_0 = vd_set(0.0), sum_1 = vd_set(0.0)
+    cdef vd low, high
+    cdef vd factors = vd_set(factor)
+    cdef vf a, b
+    cdef Py_ssize_t full = n - n % LANES
+    cdef Py_ssize_t i = 0
+    while i < n:
+        # Beyond the end 0 - 0 adds nothing.
+        a = vf_load(x + i) if i < full else vf_load_part(x + i, n - i, 0.0)
+        b = vf_load(t + i) if i < full else vf_load_part(t + i, n - i, 0.0)
+        low = vd_sub(vd_low(a), vd_low(b))
+        high = vd_sub(vd_high(a), vd_high(b))
+        if want_value:
+            sum_0 = vd_fma(low, low, sum_0)
+            sum_1 = vd_fma(high, high, sum_1)
+        if grad != NULL:
+            a = vf_narrow(vd_mul(low, factors), vd_mul(high, factors))
+            if i < full:
+                vf_store(grad + i, a)
+            else:
+                vf_store_part(grad + i, a, n - i)
+        i += LANES
+    return fold_vectors(sum_0, sum_1)
+
+
+cdef void add_squared_errors(Sum* total, const double* x, const double* t, Py_ssize_t n) noexcept nogil:
+    """Add (x - t)^2 of n items, each with the rounding errors of its difference and its square, in eight lanes that
+    keep the rounding errors of their sums (Dot2 of Ogita, Rump and Oishi, with a difference in front)."""
+    cdef vd high = vd_set(0.0)
+    cdef vd low = vd_set(0.0)
+    cdef vd a, b, d, back, lost, square, s
+    cdef double lanes[8]
+    cdef double lows[8]
+    cdef double padded[2][8]
+    cdef Py_ssize_t i = 0
+    cdef int k
+    while i < n:
+        if n - i >= 8:
+            a = vd_load(x + i)
+            b = vd_load(t + i)
+        else:
+            for k in range(8):
+                padded[0][k] = x[i + k] if k < n - i else 0.0
+                padded[1][k] = t[i + k] if k < n - i else 0.0
+            a = vd_load(padded[0])
+            b = vd_load(padded[1])
+        d = vd_sub(a, b)
+        back = vd_sub(d, a)
+        lost = vd_sub(vd_sub(a, vd_sub(d, back)), vd_add(b, back))
+        square = vd_mul(d, d)
+        lost = vd_fma(vd_add(d, d), lost, vd_sub(vd_set(0.0), vd_nfma(d, d, square)))
+        s = vd_add(high, square)
+        back = vd_sub(s, high)
+        lost = vd_add(lost, vd_add(vd_sub(high, vd_sub(s, back)), vd_sub(square, back)))
+        low = vd_add(low, lost)
+        high = s
+        i += 8
+    vd_store(lanes, high)
+    vd_store(lows, low)
+    for k in range(8):
+        add(total, lanes[k])
+        total.low += lows[k]

@@ -407,6 +407,40 @@ def _store(tile, count, data, kind, offset, shape, strides, start):
         _scatter(bits, count, data.view(np.uint16), offset, shape, strides, start)
 
 
+# Most arrays are contiguous. For these, the two above with fewer arguments: a shape and strides are
+# counted references, which take longer than loading a tile of one float32 after the other.
+
+
+@_part
+def _load_flat(data, kind, rounded, start, count, tile):
+    """Fill tile[:count] from a contiguous array, from item number `start` on."""
+    _stay_apart()
+    if kind == FLOAT32:
+        _prefetch_next(data, 4 * start, 4 * count)
+        _copy(data.view(np.float32)[start : start + count], tile[:count])
+    elif kind == FLOAT64 and not rounded:
+        _prefetch_next(data, 8 * start, 8 * count)
+        _copy(data.view(np.float64)[start : start + count], tile[:count])
+    else:
+        stop = np.array([start + count])
+        _load(data, kind, rounded, ZERO, stop, np.ones(1, np.int64), start, count, tile)
+
+
+@_part
+def _store_flat(tile, count, data, kind, start):
+    """Write tile[:count] to a contiguous array, from item number `start` on."""
+    _stay_apart()
+    if kind == FLOAT32:
+        _prefetch_next(data, 4 * start, 4 * count)
+        _copy(tile[:count], data.view(np.float32)[start : start + count])
+    elif kind == FLOAT64:
+        _prefetch_next(data, 8 * start, 8 * count)
+        _copy(tile[:count], data.view(np.float64)[start : start + count])
+    else:
+        stop = np.array([start + count])
+        _store(tile, count, data, kind, ZERO, stop, np.ones(1, np.int64), start)
+
+
 # --- Arithmetic -----------------------------------------------------------------------------------
 
 
@@ -763,17 +797,7 @@ def _entry_grad(e, u, is_largest, is_label, S, T, A, B, Q, z):
 def _item(data, kind, position, one):
     """One number out of a contiguous array of any dtype; `one` is scratch for it."""
     _stay_apart()
-    _load(
-        data,
-        kind,
-        NO,
-        ZERO,
-        np.array([position + 1]),
-        np.ones(1, np.int64),
-        position,
-        one.size,
-        one,
-    )
+    _load_flat(data, kind, NO, position, one.size, one)
     return one[0]
 
 
@@ -808,7 +832,7 @@ def _sweep_labels(
         count = min(s.size, rows - first)
         _load_integers(target, target_kind, ZERO, flat, ones, first, count, labels)
         if sample_kind != ABSENT:
-            _load(sample, sample_kind, NO, ZERO, flat, ones, first, count, s)
+            _load_flat(sample, sample_kind, NO, first, count, s)
         for i in range(count):
             y = labels[i]
             if ignoring and y == ignore_index:
@@ -831,11 +855,10 @@ def _sweep_labels(
 def _sum_all(data, kind, rounded, size, tile):
     """The sum of a contiguous array of any dtype, and its error."""
     _stay_apart()
-    flat, ones = np.array([size]), np.ones(1, np.int64)
     total = error = 0.0
     for first in range(0, size, max(tile.size, 1)):
         count = min(tile.size, size - first)
-        _load(data, kind, rounded, ZERO, flat, ones, first, count, tile)
+        _load_flat(data, kind, rounded, first, count, tile)
         total, error = _piece_sum(tile[:count], total, error)
     return total, error
 
@@ -869,17 +892,7 @@ def _load_coefficients(
     _stay_apart()
     count = min(TILE, classes - first)
     if weight_kind != ABSENT:
-        _load(
-            weight,
-            weight_kind,
-            NO,
-            ZERO,
-            np.array([classes]),
-            np.ones(1, np.int64),
-            first,
-            count,
-            w,
-        )
+        _load_flat(weight, weight_kind, NO, first, count, w)
     if has_probabilities:
         _load(target, target_kind, rounded, offset, shape, strides, first, count, u)
         _mix(u[:count], w, eps, classes)
@@ -934,7 +947,7 @@ def _cross_entropy(
     hess = np.empty(size if with_hess else 0)
     sums = np.empty(4)
     if weight_kind != ABSENT and not long_rows:
-        _load(weight, weight_kind, NO, ZERO, np.array([classes]), ones, ZERO, classes, w)
+        _load_flat(weight, weight_kind, NO, ZERO, classes, w)
 
     # 1. Labels and denominators
     if has_probabilities:
@@ -982,7 +995,7 @@ def _cross_entropy(
         if not has_probabilities:
             _load_integers(target, target_kind, ZERO, flat, ones, row, count, labels)
         if sample_kind != ABSENT:
-            _load(sample, sample_kind, NO, ZERO, flat, ones, row, count, s_rows)
+            _load_flat(sample, sample_kind, NO, row, count, s_rows)
         if not long_rows:
             _load(logits, kind, NO, offset, shape, strides, ZERO, count * classes, x)
             if has_probabilities:
@@ -1191,7 +1204,7 @@ def _cross_entropy(
             if with_hess:
                 _store(hess, count * classes, hessians, kind, offset, shape, strides, ZERO)
         if value_kind != ABSENT:
-            _store(v_rows, count, values, value_kind, ZERO, flat, ones, row)
+            _store_flat(v_rows, count, values, value_kind, row)
         row += count
 
     if not mean:
@@ -1291,8 +1304,6 @@ def _binary_cross_entropy_with_logits(
     For t = 0 and t = 1 nothing cancels, however small the loss. Return whether the targets are
     good, and the reduced value.
     """
-    flat = np.array([size])
-    ones = np.ones(1, np.int64)
     tile = min(ITEM_TILE, size)
     if target_kind < FLOAT16 and not _all_binary(target, target_kind, size):
         return False, 0.0
@@ -1306,8 +1317,8 @@ def _binary_cross_entropy_with_logits(
     total = error = 0.0
     for first in range(0, size, ITEM_TILE):
         count = min(ITEM_TILE, size - first)
-        _load(logits, kind, NO, ZERO, flat, ones, first, count, x)
-        _load(target, target_kind, rounded, ZERO, flat, ones, first, count, t)
+        _load_flat(logits, kind, NO, first, count, x)
+        _load_flat(target, target_kind, rounded, first, count, t)
         if weight_kind != ABSENT:
             _load(
                 weight,
@@ -1349,11 +1360,11 @@ def _binary_cross_entropy_with_logits(
                 x[i] = _times(a, max(x[i], 0.0)) + _times(b, max(-x[i], 0.0)) + (a + b) * L
             total, error = _piece_sum(x[:count], total, error)
         if value_kind != ABSENT:
-            _store(x, count, values, value_kind, ZERO, flat, ones, first)
+            _store_flat(x, count, values, value_kind, first)
         if with_grad:
-            _store(grad, count, grads, kind, ZERO, flat, ones, first)
+            _store_flat(grad, count, grads, kind, first)
         if with_hess:
-            _store(hess, count, hessians, kind, ZERO, flat, ones, first)
+            _store_flat(hess, count, hessians, kind, first)
     return True, _quotient(total, error, float(size), 0.0) if mean else _sum_of(total, error)
 
 
@@ -1376,12 +1387,10 @@ def _all_binary(target, kind, size):
 def _all_probabilities(data, kind, rounded, size):
     """Whether all items are in [0, 1], or nan."""
     _stay_apart()
-    flat = np.array([size])
-    ones = np.ones(1, np.int64)
     p = np.empty(min(ITEM_TILE, size))
     for first in range(0, size, ITEM_TILE):
         count = min(ITEM_TILE, size - first)
-        _load(data, kind, rounded, ZERO, flat, ones, first, count, p)
+        _load_flat(data, kind, rounded, first, count, p)
         outside = False
         for i in range(count):
             outside |= p[i] < 0.0 or p[i] > 1.0
@@ -1431,8 +1440,6 @@ def _binary_cross_entropy(
         return False, 0.0
     if target_kind >= FLOAT16 and not _all_probabilities(target, target_kind, rounded, size):
         return False, 0.0
-    flat = np.array([size])
-    ones = np.ones(1, np.int64)
     tile = min(ITEM_TILE, size)
     x, t, w = np.empty(tile), np.empty(tile), np.ones(tile)
     grad = np.empty(tile if with_grad else 0)
@@ -1441,8 +1448,8 @@ def _binary_cross_entropy(
     total = error = 0.0
     for first in range(0, size, ITEM_TILE):
         count = min(ITEM_TILE, size - first)
-        _load(probs, kind, NO, ZERO, flat, ones, first, count, x)
-        _load(target, target_kind, rounded, ZERO, flat, ones, first, count, t)
+        _load_flat(probs, kind, NO, first, count, x)
+        _load_flat(target, target_kind, rounded, first, count, t)
         if weight_kind != ABSENT:
             _load(
                 weight,
@@ -1476,11 +1483,11 @@ def _binary_cross_entropy(
                 x[i] = w[i] * (t[i] * yes + (1.0 - t[i]) * no)
             total, error = _piece_sum(x[:count], total, error)
         if value_kind != ABSENT:
-            _store(x, count, values, value_kind, ZERO, flat, ones, first)
+            _store_flat(x, count, values, value_kind, first)
         if with_grad:
-            _store(grad, count, grads, kind, ZERO, flat, ones, first)
+            _store_flat(grad, count, grads, kind, first)
         if with_hess:
-            _store(hess, count, hessians, kind, ZERO, flat, ones, first)
+            _store_flat(hess, count, hessians, kind, first)
     return True, _quotient(total, error, float(size), 0.0) if mean else _sum_of(total, error)
 
 
@@ -1509,8 +1516,6 @@ def _mse_loss(
     the square, and so on. Of their sum only what the item itself cannot hold goes into the reduced
     value by way of `rests`.
     """
-    flat = np.array([size])
-    ones = np.ones(1, np.int64)
     tile = min(ITEM_TILE, size)
     x, t, w = np.empty(tile), np.empty(tile), np.ones(tile)
     rests = np.empty(tile if with_value else 0)
@@ -1525,10 +1530,10 @@ def _mse_loss(
     total = error = 0.0
     for first in range(0, size, ITEM_TILE):
         count = min(ITEM_TILE, size - first)
-        _load(input, kind, NO, ZERO, flat, ones, first, count, x)
-        _load(target, target_kind, rounded, ZERO, flat, ones, first, count, t)
+        _load_flat(input, kind, NO, first, count, x)
+        _load_flat(target, target_kind, rounded, first, count, t)
         if weight_kind != ABSENT:
-            _load(weight, weight_kind, rounded, ZERO, flat, ones, first, count, w)
+            _load_flat(weight, weight_kind, rounded, first, count, w)
         if with_value:
             for i in range(count):
                 d = x[i] - t[i]
@@ -1549,24 +1554,27 @@ def _mse_loss(
             for i in range(count):
                 x[i] -= t[i]
         if value_kind != ABSENT:
-            _store(t, count, values, value_kind, ZERO, flat, ones, first)
+            _store_flat(t, count, values, value_kind, first)
         if with_grad:
-            if rounded:
+            if rounded and weight_kind == ABSENT:
+                for i in range(count):
+                    x[i] *= inverse
+            elif rounded:
                 for i in range(count):
                     x[i] = w[i] * x[i] * inverse
             else:
                 for i in range(count):
                     x[i] = w[i] * x[i] / half_D
-            _store(x, count, grads, kind, ZERO, flat, ones, first)
+            _store_flat(x, count, grads, kind, first)
         if with_hess and weight_kind != ABSENT:
             for i in range(count):
                 t[i] = w[i] / half_D
-            _store(t, count, hessians, kind, ZERO, flat, ones, first)
+            _store_flat(t, count, hessians, kind, first)
     if with_hess and weight_kind == ABSENT:  # one number for all, much faster stored at the end
         for first in range(0, size, ITEM_TILE):
             count = min(ITEM_TILE, size - first)
             x[:count] = 1.0 / half_D  # anew each time, as storing may write over it
-            _store(x, count, hessians, kind, ZERO, flat, ones, first)
+            _store_flat(x, count, hessians, kind, first)
     return _quotient(total, error, D, D_error) if mean else _sum_of(total, error)
 
 
@@ -1646,7 +1654,6 @@ def _rowwise(which, array, kind, outer, classes, inner, result):
     x = np.empty(min(TILE, max(rows, 1) * classes))
     y = np.empty(x.size if which == LOG_SOFTMAX else 0)  # the logits, while x holds E
     lse = np.empty(tile_rows)
-    flat = np.array([rows])
     ones = np.ones(1, np.int64)
     long_rows = classes > TILE
     single = kind != FLOAT64
@@ -1724,7 +1731,7 @@ def _rowwise(which, array, kind, outer, classes, inner, result):
                 if long_rows:
                     _store(x, piece, result, kind, offset, shape, strides, first)
         if which == LOGSUMEXP:
-            _store(lse, count, result, kind, ZERO, flat, ones, row)
+            _store_flat(lse, count, result, kind, row)
         elif not long_rows:
             _store(x, count * classes, result, kind, offset, shape, strides, ZERO)
         row += count
@@ -1734,13 +1741,11 @@ def _rowwise(which, array, kind, outer, classes, inner, result):
 def _itemwise(which, array, kind, size, result):
     """With e = exp(-|x|): sigmoid 1 / (1 + e) or e / (1 + e), softplus max(x, 0) + log1p(e),
     log_sigmoid min(x, 0) - log1p(e)."""
-    flat = np.array([size])
-    ones = np.ones(1, np.int64)
     x, e = np.empty(min(ITEM_TILE, size)), np.empty(min(ITEM_TILE, size))
     single = kind != FLOAT64
     for first in range(0, size, ITEM_TILE):
         count = min(ITEM_TILE, size - first)
-        _load(array, kind, NO, ZERO, flat, ones, first, count, x)
+        _load_flat(array, kind, NO, first, count, x)
         if single:
             for i in range(count):
                 e[i] = _exp_single(-abs(x[i]))
@@ -1762,7 +1767,7 @@ def _itemwise(which, array, kind, size, result):
         else:
             for i in range(count):
                 x[i] = (x[i] if x[i] < 0.0 else 0.0) - _log1p(e[i])
-        _store(x, count, result, kind, ZERO, flat, ones, first)
+        _store_flat(x, count, result, kind, first)
 
 
 def _function_of_rows(which, x, axis, out):

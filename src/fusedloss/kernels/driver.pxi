@@ -407,12 +407,12 @@ cdef double softmax_ns(const Softmax* t) noexcept:
     if t.inner > 1 or t.classes <= FEW_CLASSES:
         row = 10.0 + 1.6 * <double>t.classes
     else:
-        row = 60.0 + 0.35 * <double>t.classes
+        row = 55.0 + 0.26 * <double>t.classes
     return <double>t.rows * row * (1.6 if t.grad != NULL or t.hess != NULL else 1.0) * (2.0 if t.code == F64 else 1.0)
 
 
 cdef double pointwise_ns(const Pointwise* t) noexcept:
-    cdef double item = 0.25 if t.kind == MSE_LOSS else 1.5 if t.kind == BINARY_CROSS_ENTROPY else 0.75
+    cdef double item = 0.2 if t.kind == MSE_LOSS else 2.5 if t.kind == BINARY_CROSS_ENTROPY else 0.5
     return <double>t.n * item * (1.6 if t.grad != NULL or t.hess != NULL else 1.0) * (2.0 if t.code == F64 else 1.0)
 
 

@@ -201,8 +201,9 @@ cdef inline void bce_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, S
             label = w_buffer[i] * <double>y[i]
             other = w_buffer[i] * (1.0 - <double>y[i])
             q = 1.0 - p
-            u = 1e-45 if q < 1e-45 else q
-            c = ((1.0 - q) - p) / u       # what 1 - p has lost
+            c = (1.0 - q) - p             # what 1 - p has lost: for float32 nothing, unless q is 1
+            if real is double:
+                c = c / (1e-45 if q < 1e-45 else q)
             v[i] = -(label * log_clamped(p, 0.0) + other * log_clamped(q, c))
             # -0.0 would be a loss that prints with a sign
             v[i] = v[i] + 0.0
@@ -215,22 +216,39 @@ cdef inline void bce_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, S
                 add(total, tree_sum(v, n))
             else:
                 add_carefully(total, v, n)
-    if t.hess != NULL:
+    if t.grad == NULL and t.hess == NULL:
+        return
+    if real is float:
+        # One division for 1/p and 1/q; float64 has digits to spare.
         for i in range(n):
             p = x[i]
             q = 1.0 - p
             p = 1e-12 if p < 1e-12 else p
             q = 1e-12 if q < 1e-12 else q
-            term = (1.0 - <double>y[i]) / (q * q) + <double>y[i] / (p * p)
-            h[i] = <real>scale_by(w_buffer[i] * term, f.high, f.low)
+            u = 1.0 / (p * q)
+            p = p * u
+            q = q * u
+            label = <double>y[i]
+            out[i] = <float>(w_buffer[i] * ((1.0 - label) * p - label * q) * f.high)
+            h[i] = <float>(w_buffer[i] * ((1.0 - label) * (p * p) + label * (q * q)) * f.high)
+    else:
+        if t.hess != NULL:
+            for i in range(n):
+                p = x[i]
+                q = 1.0 - p
+                p = 1e-12 if p < 1e-12 else p
+                q = 1e-12 if q < 1e-12 else q
+                term = (1.0 - <double>y[i]) / (q * q) + <double>y[i] / (p * p)
+                h[i] = <real>scale_by(w_buffer[i] * term, f.high, f.low)
+        if t.grad != NULL:
+            for i in range(n):
+                p = x[i]
+                q = 1.0 - p
+                p = 1e-12 if p < 1e-12 else p
+                q = 1e-12 if q < 1e-12 else q
+                term = (1.0 - <double>y[i]) / q - <double>y[i] / p
+                out[i] = <real>scale_by(w_buffer[i] * term, f.high, f.low)
     if t.grad != NULL:
-        for i in range(n):
-            p = x[i]
-            q = 1.0 - p
-            p = 1e-12 if p < 1e-12 else p
-            q = 1e-12 if q < 1e-12 else q
-            term = (1.0 - <double>y[i]) / q - <double>y[i] / p
-            out[i] = <real>scale_by(w_buffer[i] * term, f.high, f.low)
         store(t.grad, t.code, first, n, out, t.stream)
     if t.hess != NULL:
         store(t.hess, t.code, first, n, h, t.stream)

@@ -248,8 +248,8 @@ cdef enum:
 
 
 cdef bint finish_direct(const Softmax* t, Rows* r) noexcept nogil:
-    """`finish` for hard labels alone, few classes and float32: in each row the loss of `direct_values`, to the bit. False
-    if a label is so far below its maximum that its row needs more care."""
+    """`finish` for hard labels alone, few classes and float32: in each row the loss of `direct_values`, to the bit.
+    False if a label is so far below its maximum that its row needs more care."""
     cdef float y[LANES]
     cdef float magic[LANES]
     cdef float floor[LANES]
@@ -509,12 +509,10 @@ cdef void scan_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_s
                        bint want_argmax, real* buffer, RowScan* out) noexcept nogil:
     """Maximum and sums of one column block. left_out: the class that is not summed, -1 for the maximum."""
     cdef const real* x = load(t.logits, t.code, row * t.classes + column, n, buffer)
-    cdef real e[CHUNK]
     cdef double q[CHUNK]
     cdef double products[CHUNK]
     cdef Py_ssize_t chunks = (n + CHUNK - 1) // CHUNK
     cdef Py_ssize_t part, at, m, i, skip
-    cdef real base, magic, floor
     cdef double reference
 
     out.maximum = largest(x, n)
@@ -530,20 +528,11 @@ cdef void scan_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_s
     skip = (out.argmax if left_out < 0 else left_out) - column
     if left_out < 0 and out.maximum == -INFINITY:
         skip = -1         # nothing but -inf and nan: leave nothing out, so that a nan is seen
-    base = <real>out.shift.base
-    magic = magic_of(out.shift.scale, <real>0)
-    floor = floor_of(out.shift.scale, <real>0)
     memset(&out.rest, 0, sizeof(Sum))
     if real is float:
         add(&out.rest, exp_sum(x, n, skip if 0 <= skip < n else -1, &out.shift))
     else:
-        for part in range(chunks):
-            at = part * CHUNK
-            m = min(<Py_ssize_t>CHUNK, n - at)
-            exp_chunk(x + at, m, base, magic, floor, e)
-            if at <= skip < at + m:
-                e[skip - at] = <real>0.0
-            add(&out.rest, tree_sum(e, m))
+        exp_sum_double(x, n, skip if 0 <= skip < n else -1, &out.shift, &out.rest)
 
     out.q_sum = 0.0
     out.q_gap = 0.0
@@ -1137,8 +1126,8 @@ cdef void write_lanes(const Softmax* t, const Tile* tile, const Rows* r, real* x
 cdef bint direct_values(const Softmax* t, Py_ssize_t first, double* loss) noexcept nogil:
     """Losses of 16 rows of few float32 logits, none of which is larger than 30 in size; False if one is.
 
-    Then no exponential needs a shift, and none can be lost: no maximum is looked for, and all of them are computed where
-    they lie, without a thought for rows.
+    Then no exponential needs a shift, and none can be lost: no maximum is looked for, and all of them are computed
+    where they lie, without a thought for rows.
     """
     cdef float e[FEW_CLASSES * LANES]
     cdef float y[LANES]

@@ -22,6 +22,7 @@ from cpython.bytearray cimport PyByteArray_AS_STRING
 import numpy as np
 
 include "lanes.pxi"
+include "registers.pxi"
 include "storage.pxi"
 include "vectors.pxi"
 include "cross_entropy.pxi"

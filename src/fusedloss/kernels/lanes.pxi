@@ -210,22 +210,6 @@ cdef inline double exp_shifted_low(double x, double base, double magic, double f
 # Whole chunks. The last, incomplete vector starts early and overlaps the one before: its items are computed twice,
 # to the same bits, instead of one at a time. x and the result must not overlap.
 
-cdef inline void exp_chunk(const real* x, Py_ssize_t n, real base, real magic, real floor, real* e) noexcept nogil:
-    """exp_shifted of x[0:n]."""
-    cdef Py_ssize_t full = n - n % LANES
-    cdef Py_ssize_t i
-    for i in range(full):
-        e[i] = exp_shifted(x[i], base, magic, floor)
-    if full == n:
-        return
-    if n > LANES:
-        for i in range(LANES):
-            e[n - LANES + i] = exp_shifted(x[n - LANES + i], base, magic, floor)
-    else:
-        for i in range(n):
-            e[i] = exp_shifted(x[i], base, magic, floor)
-
-
 cdef inline void scaled_exp_chunk(const real* x, Py_ssize_t n, real base, real magic, real floor, real hi, real lo,
                                   real* g) noexcept nogil:
     """exp_scaled of x[0:n]."""

@@ -13,6 +13,7 @@
 #if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 #include <immintrin.h>
 
+#define FL_CONVERTS 1   /* 16-bit floats, by one instruction */
 typedef __m512 vf;
 typedef __m512i vi;
 typedef __m512d vd;
@@ -59,9 +60,6 @@ static inline vf vf_from_halves(const uint16_t *p) { return _mm512_cvtph_ps(_mm2
 static inline vf vf_from_bfloats(const uint16_t *p) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
 }
-static inline vf vf_from_bytes(const uint8_t *p) {
-    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)));
-}
 static inline vd vd_set(double a) { return _mm512_set1_pd(a); }
 static inline vd vd_load(const double *p) { return _mm512_loadu_pd(p); }
 static inline void vd_store(double *p, vd a) { _mm512_storeu_pd(p, a); }
@@ -77,10 +75,16 @@ static inline vd vd_div(vd a, vd b) { return _mm512_div_pd(a, b); }
 static inline vd vd_fma(vd a, vd b, vd c) { return _mm512_fmadd_pd(a, b, c); }
 static inline vd vd_nfma(vd a, vd b, vd c) { return _mm512_fnmadd_pd(a, b, c); }
 static inline vd vd_max(vd a, vd b) { return _mm512_max_pd(a, b); }
+/* The number whose exponent bits are the lowest bits of a. */
+static inline vd vd_power(vd a) { return _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(a), 52)); }
+static inline vd vd_load_part(const double *p, long n, double rest) {
+    return _mm512_mask_loadu_pd(_mm512_set1_pd(rest), n < 8 ? (__mmask8)(n < 0 ? 0 : (1u << n) - 1) : 0xff, p);
+}
 
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #include <immintrin.h>
 
+#define FL_CONVERTS 1
 typedef struct { __m256 a, b; } vf;
 typedef struct { __m256i a, b; } vi;
 typedef struct { __m256d a, b; } vd;
@@ -155,10 +159,6 @@ static inline vf vf_from_bfloats(const uint16_t *p) {
                 _mm256_castsi256_ps(_mm256_slli_epi32(
                     _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p + 1)), 16)));
 }
-static inline vf vf_from_bytes(const uint8_t *p) {
-    return FL_F(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p))),
-                _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8)))));
-}
 static inline vd vd_set(double a) { return FL_D(_mm256_set1_pd(a), _mm256_set1_pd(a)); }
 static inline vd vd_load(const double *p) { return FL_D(_mm256_loadu_pd(p), _mm256_loadu_pd(p + 4)); }
 static inline void vd_store(double *p, vd a) { _mm256_storeu_pd(p, a.a); _mm256_storeu_pd(p + 4, a.b); }
@@ -183,12 +183,20 @@ static inline vd vd_nfma(vd a, vd b, vd c) {
     return FL_D(_mm256_fnmadd_pd(a.a, b.a, c.a), _mm256_fnmadd_pd(a.b, b.b, c.b));
 }
 static inline vd vd_max(vd a, vd b) { return FL_D(_mm256_max_pd(a.a, b.a), _mm256_max_pd(a.b, b.b)); }
+static inline __m256d fl_power(__m256d a) { return _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(a), 52)); }
+static inline vd vd_power(vd a) { return FL_D(fl_power(a.a), fl_power(a.b)); }
+static inline vd vd_load_part(const double *p, long n, double rest) {
+    double x[8];
+    for (int i = 0; i < 8; i++) x[i] = i < n ? p[i] : rest;
+    return vd_load(x);
+}
 #undef FL_F
 #undef FL_I
 #undef FL_D
 
 #else
 
+#define FL_CONVERTS 0
 typedef struct { float x[16]; } vf;
 typedef struct { uint32_t x[16]; } vi;
 typedef struct { double x[8]; } vd;
@@ -225,6 +233,9 @@ static inline vi vi_shift_left(vi a, int n) { FL_LANEWISE(vi, 16, a.x[i] << n); 
 static inline vi vi_shift_right(vi a, int n) { FL_LANEWISE(vi, 16, a.x[i] >> n); }
 static inline vf vf_table(const float *p) { FL_LANEWISE(vf, 16, p[i & 7]); }
 static inline vf vf_look_up(vf table, vi index) { FL_LANEWISE(vf, 16, table.x[index.x[i] & 7]); }
+/* Never called. */
+static inline vf vf_from_halves(const uint16_t *p) { (void)p; return vf_set(0); }
+static inline vf vf_from_bfloats(const uint16_t *p) { (void)p; return vf_set(0); }
 static inline vd vd_set(double a) { FL_LANEWISE(vd, 8, a); }
 static inline vd vd_load(const double *p) { vd r; memcpy(&r, p, sizeof r); return r; }
 static inline void vd_store(double *p, vd a) { memcpy(p, &a, sizeof a); }
@@ -238,6 +249,14 @@ static inline vd vd_div(vd a, vd b) { FL_LANEWISE(vd, 8, a.x[i] / b.x[i]); }
 static inline vd vd_fma(vd a, vd b, vd c) { FL_LANEWISE(vd, 8, fma(a.x[i], b.x[i], c.x[i])); }
 static inline vd vd_nfma(vd a, vd b, vd c) { FL_LANEWISE(vd, 8, fma(-a.x[i], b.x[i], c.x[i])); }
 static inline vd vd_max(vd a, vd b) { FL_LANEWISE(vd, 8, a.x[i] > b.x[i] ? a.x[i] : b.x[i]); }
+static inline vd vd_power(vd a) {
+    uint64_t bits[8];
+    memcpy(bits, &a, sizeof bits);
+    for (int i = 0; i < 8; i++) bits[i] <<= 52;
+    memcpy(&a, bits, sizeof bits);
+    return a;
+}
+static inline vd vd_load_part(const double *p, long n, double rest) { FL_LANEWISE(vd, 8, i < n ? p[i] : rest); }
 #undef FL_LANEWISE
 
 #endif

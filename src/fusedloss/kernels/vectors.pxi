@@ -1,54 +1,8 @@
-# Vectors: float32 exp on 16 numbers in registers, and the loops over a row that need nothing else.
+# Vectors: exp on whole registers, and the loops over rows and items that are made of it.
 #
-# exp: x = (n + j/8) ln 2 + r, so that e^x = 2^n T_j (1 + t) with a table of T_j = 2^(j/8) and t a polynomial of degree 4
-# (with what T_j lacks added). One rounding at the end: max error 0.58 ulp (ci/fit_polynomials.py --measure), where
-# a polynomial of degree 6 without the table has 0.9 and costs two operations more of the kind that limits the loop.
-
-cdef extern from "vectors.h":
-    ctypedef struct vf:
-        pass
-    ctypedef struct vi:
-        pass
-    ctypedef struct vd:
-        pass
-    vf vf_set(float a) noexcept nogil
-    vf vf_load(const float* p) noexcept nogil
-    vf vf_load_part(const float* p, long n, float rest) noexcept nogil
-    void vf_store(float* p, vf a) noexcept nogil
-    void vf_store_part(float* p, vf a, long n) noexcept nogil
-    vf vf_count() noexcept nogil
-    vf vf_if_equal(vf s, vf t, vf a, vf b) noexcept nogil     # s == t ? a : b
-    vf vf_neg_abs(vf a) noexcept nogil
-    vf vf_neg(vf a) noexcept nogil
-    vf vf_div(vf a, vf b) noexcept nogil
-    vf vf_if_negative(vf s, vf a, vf b) noexcept nogil        # sign bit of s ? a : b
-    vf vf_if_less(vf s, vf t, vf a, vf b) noexcept nogil      # s < t ? a : b
-    void vf_stream(float* p, vf a) noexcept nogil
-    vf vf_add(vf a, vf b) noexcept nogil
-    vf vf_sub(vf a, vf b) noexcept nogil
-    vf vf_mul(vf a, vf b) noexcept nogil
-    vf vf_fma(vf a, vf b, vf c) noexcept nogil
-    vf vf_nfma(vf a, vf b, vf c) noexcept nogil       # c - a*b
-    vf vf_max(vf a, vf b) noexcept nogil              # a > b ? a : b
-    vf vf_table(const float* p) noexcept nogil
-    vf vf_look_up(vf table, vi index) noexcept nogil
-    vi vf_bits(vf a) noexcept nogil
-    vf vf_of_bits(vi a) noexcept nogil
-    vi vi_add(vi a, vi b) noexcept nogil
-    vi vi_shift_left(vi a, int n) noexcept nogil
-    vi vi_shift_right(vi a, int n) noexcept nogil
-    vd vd_set(double a) noexcept nogil
-    void vd_store(double* p, vd a) noexcept nogil
-    vd vd_low(vf a) noexcept nogil
-    vd vd_high(vf a) noexcept nogil
-    vd vd_add(vd a, vd b) noexcept nogil
-    vd vd_sub(vd a, vd b) noexcept nogil
-    vd vd_mul(vd a, vd b) noexcept nogil
-    vd vd_fma(vd a, vd b, vd c) noexcept nogil
-    vd vd_nfma(vd a, vd b, vd c) noexcept nogil       # c - a*b
-    vd vd_load(const double* p) noexcept nogil
-    vf vf_narrow(vd a, vd b) noexcept nogil
-    void fl_prefetch(const void* p) noexcept nogil
+# float32: x = (n + j/8) ln 2 + r, so that e^x = 2^n T_j (1 + t) with a table of T_j = 2^(j/8) and t a polynomial of
+# degree 4, with what T_j lacks added. One rounding at the end: max error 0.58 ulp (ci/fit_polynomials.py --measure).
+# A polynomial of degree 6 without the table has 0.9, and costs two operations more of the kind that limits the loop.
 
 cdef enum:
     WIDE = 4 * LANES      # floats per step of the loops below; part of the order of summation
@@ -187,6 +141,101 @@ cdef double exp_sum(const float* x, Py_ssize_t n, Py_ssize_t left_out, const Shi
     return fold_vectors(sum_0, sum_1)
 
 
+cdef inline void exp_vectors(vd* a, vd* b, vd magic, vd floor) noexcept nogil:
+    """exp_shifted of both, in place: the same operations, which alternate, since one chain of them is longer than what
+    a processor looks ahead. What is below `floor` is raised to it, where the power is 0."""
+    cdef vd x = vd_max(floor, a[0])
+    cdef vd y = vd_max(floor, b[0])
+    cdef vd z = vd_fma(x, vd_set(FL_LOG2E), magic)
+    cdef vd w = vd_fma(y, vd_set(FL_LOG2E), magic)
+    cdef vd n = vd_sub(z, magic)
+    cdef vd m = vd_sub(w, magic)
+    x = vd_nfma(n, vd_set(FL_LN2_HI), x)
+    y = vd_nfma(m, vd_set(FL_LN2_HI), y)
+    x = vd_nfma(n, vd_set(FL_LN2_LO), x)
+    y = vd_nfma(m, vd_set(FL_LN2_LO), y)
+    n = vd_fma(vd_set(FL_EXP_C12), x, vd_set(FL_EXP_C11))
+    m = vd_fma(vd_set(FL_EXP_C12), y, vd_set(FL_EXP_C11))
+    n = vd_fma(n, x, vd_set(FL_EXP_C10))
+    m = vd_fma(m, y, vd_set(FL_EXP_C10))
+    n = vd_fma(n, x, vd_set(FL_EXP_C9))
+    m = vd_fma(m, y, vd_set(FL_EXP_C9))
+    n = vd_fma(n, x, vd_set(FL_EXP_C8))
+    m = vd_fma(m, y, vd_set(FL_EXP_C8))
+    n = vd_fma(n, x, vd_set(FL_EXP_C7))
+    m = vd_fma(m, y, vd_set(FL_EXP_C7))
+    n = vd_fma(n, x, vd_set(FL_EXP_C6))
+    m = vd_fma(m, y, vd_set(FL_EXP_C6))
+    n = vd_fma(n, x, vd_set(FL_EXP_C5))
+    m = vd_fma(m, y, vd_set(FL_EXP_C5))
+    n = vd_fma(n, x, vd_set(FL_EXP_C4))
+    m = vd_fma(m, y, vd_set(FL_EXP_C4))
+    n = vd_fma(n, x, vd_set(FL_EXP_C3))
+    m = vd_fma(m, y, vd_set(FL_EXP_C3))
+    n = vd_fma(n, x, vd_set(FL_EXP_C2))
+    m = vd_fma(m, y, vd_set(FL_EXP_C2))
+    n = vd_fma(n, x, vd_set(1.0))
+    m = vd_fma(m, y, vd_set(1.0))
+    n = vd_fma(n, x, vd_set(1.0))
+    m = vd_fma(m, y, vd_set(1.0))
+    a[0] = vd_mul(n, vd_power(z))
+    b[0] = vd_mul(m, vd_power(w))
+
+
+cdef inline void add_vector(vd* high, vd* low, vd value) noexcept nogil:
+    """`add` in eight lanes."""
+    cdef vd s = vd_add(high[0], value)
+    cdef vd back = vd_sub(s, high[0])
+    low[0] = vd_add(low[0], vd_add(vd_sub(high[0], vd_sub(s, back)), vd_sub(value, back)))
+    high[0] = s
+
+
+cdef void exp_sum_double(const double* x, Py_ssize_t n, Py_ssize_t left_out, const Shift* shift,
+                         Sum* total) noexcept nogil:
+    """Add e^(x - base) / 2^scale over x[0:n] without x[left_out] (-1: over all), keeping the rounding error of each
+    addition. What lies COLUMNS further on is fetched meanwhile."""
+    cdef vd base = vd_set(shift.base)
+    cdef vd magic = vd_set(magic_of(shift.scale, <double>0))
+    # Where the exponent of the result is 0: half a step below its smallest normal number.
+    cdef vd floor = vd_set((shift.scale - 1023.0) * FL_LN2_HI)
+    cdef vd high_0 = vd_set(0.0), high_1 = vd_set(0.0), low_0 = vd_set(0.0), low_1 = vd_set(0.0)
+    cdef vd a, b
+    cdef double around[LANES]
+    cdef double highs[8]
+    cdef double lows[8]
+    cdef Py_ssize_t i = 0
+    cdef Py_ssize_t full = n - n % LANES
+    cdef Py_ssize_t special = left_out - left_out % LANES if left_out >= 0 else n
+    cdef Py_ssize_t stop, k
+    while i < n:
+        if i == special or i == full:
+            for k in range(LANES):
+                around[k] = x[i + k] if k < n - i and i + k != left_out else -INFINITY
+            a = vd_sub(vd_load(around), base)
+            b = vd_sub(vd_load(around + 8), base)
+            exp_vectors(&a, &b, magic, floor)
+            add_vector(&high_0, &low_0, a)
+            add_vector(&high_1, &low_1, b)
+            i += LANES
+            continue
+        stop = special if i < special < full else full
+        while i < stop:
+            fl_prefetch(x + i + COLUMNS)
+            fl_prefetch(x + i + COLUMNS + 8)
+            a = vd_sub(vd_load(x + i), base)
+            b = vd_sub(vd_load(x + i + 8), base)
+            exp_vectors(&a, &b, magic, floor)
+            add_vector(&high_0, &low_0, a)
+            add_vector(&high_1, &low_1, b)
+            i += LANES
+    add_vector(&high_0, &low_0, high_1)
+    vd_store(highs, high_0)
+    vd_store(lows, vd_add(low_0, low_1))
+    for k in range(8):
+        add(total, highs[k])
+        total.low += lows[k]
+
+
 cdef inline real magic_of_lane(double scale, real tag) noexcept nogil:
     return eighths_magic(scale) if real is float else magic_of(scale, tag)
 
@@ -234,7 +283,8 @@ cdef bint set_scaled_exp(ScaledExp* s, double factor, double base, double scale)
     # e^(x - base) / 2^scale is at most 2^45.
     if not -500 < exponent < 126 - 50:
         return False
-    # The table's numbers are put between 1/4 and 1, so that the power of two beside them is normal wherever the result is.
+    # The table's numbers are put between 1/4 and 1, so that the power of two beside them is normal wherever the result
+    # is.
     significand = 0.25 * fl_double_bits((bits & <uint64_t>0x800fffffffffffff) | (<uint64_t>1023 << 52))
     s.base = <float>base
     s.magic = eighths_magic(scale - <double>(exponent + 2))
@@ -433,7 +483,7 @@ cdef inline vf binary_value(vf x, vf t, vf log_part) noexcept nogil:
 
 
 cdef inline vf binary_grad(vf x, vf t, vf e, vf high, vf low) noexcept nogil:
-    """(high + low) (1 - t - t e) / (1 + e) for x >= 0, ((1 - t) e - t) / (1 + e) below: no cancellation for t in {0, 1}."""
+    """(high + low) (1 - t - t e) / (1 + e) for x >= 0, ((1 - t) e - t) / (1 + e) below: no cancellation for hard t."""
     cdef vf other = vf_sub(vf_set(1.0), t)
     cdef vf minus = vf_neg(t)
     cdef vf numerator = vf_fma(vf_if_negative(x, other, minus), e, vf_if_negative(x, minus, other))
@@ -462,8 +512,8 @@ cdef inline vf binary_hess(vf t, vf given, vf high, vf low) noexcept nogil:
 
 cdef double binary_losses(const float* x, const float* t, Py_ssize_t n, float high, float low, bint want_value,
                           float* values, float* grad, float* hess) noexcept nogil:
-    """Binary cross-entropy with logits, without weights, of n <= CHUNK items: the sum of the values, and OUT values, grad
-    and hess, each of which may be NULL. high + low is 1 over the divisor.
+    """Binary cross-entropy with logits, without weights, of n <= CHUNK items: the sum of the values, and OUT values,
+    grad and hess, each of which may be NULL. high + low is 1 over the divisor.
 
     One loop for e = exp(-|x|) and one for each output: the chain of operations on one item is longer than what a
     processor looks ahead. Vectors of items that do not exist are computed and not stored.
@@ -519,8 +569,8 @@ cdef double binary_losses(const float* x, const float* t, Py_ssize_t n, float hi
             i = k * LANES
             vf_store(hess + i, binary_hess(vf_load(t + i), vf_load(e + i), highs, lows))
         if full < n:
-            vf_store_part(hess + full, binary_hess(vf_load_part(t + full, n - full, 0.0), vf_load(e + full), highs, lows),
-                          n - full)
+            vf_store_part(hess + full, binary_hess(vf_load_part(t + full, n - full, 0.0), vf_load(e + full), highs,
+                                                   lows), n - full)
     return fold_vectors(vd_add(sum_0, sum_2), vd_add(sum_1, sum_3))
 
 
@@ -558,32 +608,20 @@ cdef void add_squared_errors(Sum* total, const double* x, const double* t, Py_ss
     keep the rounding errors of their sums (Dot2 of Ogita, Rump and Oishi, with a difference in front)."""
     cdef vd high = vd_set(0.0)
     cdef vd low = vd_set(0.0)
-    cdef vd a, b, d, back, lost, square, s
+    cdef vd a, b, d, back, lost, square
     cdef double lanes[8]
     cdef double lows[8]
-    cdef double padded[2][8]
     cdef Py_ssize_t i = 0
     cdef int k
     while i < n:
-        if n - i >= 8:
-            a = vd_load(x + i)
-            b = vd_load(t + i)
-        else:
-            for k in range(8):
-                padded[0][k] = x[i + k] if k < n - i else 0.0
-                padded[1][k] = t[i + k] if k < n - i else 0.0
-            a = vd_load(padded[0])
-            b = vd_load(padded[1])
+        a = vd_load(x + i) if n - i >= 8 else vd_load_part(x + i, n - i, 0.0)
+        b = vd_load(t + i) if n - i >= 8 else vd_load_part(t + i, n - i, 0.0)
         d = vd_sub(a, b)
         back = vd_sub(d, a)
         lost = vd_sub(vd_sub(a, vd_sub(d, back)), vd_add(b, back))
         square = vd_mul(d, d)
-        lost = vd_fma(vd_add(d, d), lost, vd_sub(vd_set(0.0), vd_nfma(d, d, square)))
-        s = vd_add(high, square)
-        back = vd_sub(s, high)
-        lost = vd_add(lost, vd_add(vd_sub(high, vd_sub(s, back)), vd_sub(square, back)))
-        low = vd_add(low, lost)
-        high = s
+        low = vd_add(low, vd_fma(vd_add(d, d), lost, vd_sub(vd_set(0.0), vd_nfma(d, d, square))))
+        add_vector(&high, &low, square)
         i += 8
     vd_store(lanes, high)
     vd_store(lows, low)

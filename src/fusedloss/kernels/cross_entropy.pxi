@@ -248,7 +248,7 @@ cdef enum:
 
 
 cdef bint finish_direct(const Softmax* t, Rows* r) noexcept nogil:
-    """`finish` for hard labels alone, few classes and float32: in each row the loss of `direct_values`, to the bit.
+    """`finish` for hard labels alone, few classes and float32: in each row the loss of `direct_rows`, to the bit.
     False if a label is so far below its maximum that its row needs more care."""
     cdef float y[LANES]
     cdef float magic[LANES]
@@ -1123,8 +1123,9 @@ cdef void write_lanes(const Softmax* t, const Tile* tile, const Rows* r, real* x
 
 # ----------------------------------------------------------------------------------------- a block of rows
 
-cdef bint direct_values(const Softmax* t, Py_ssize_t first, double* loss) noexcept nogil:
-    """Losses of 16 rows of few float32 logits, none of which is larger than 30 in size; False if one is.
+cdef bint direct_rows(const Softmax* t, Py_ssize_t first, double* loss) noexcept nogil:
+    """Losses, and the gradient if there is one, of 16 rows of few float32 logits, none of which is larger than 30 in
+    size; False if one is. The bits are those of `lanes_block`.
 
     Then no exponential needs a shift, and none can be lost: no maximum is looked for, and all of them are computed
     where they lie, without a thought for rows.
@@ -1135,6 +1136,11 @@ cdef bint direct_values(const Softmax* t, Py_ssize_t first, double* loss) noexce
     cdef float floor[LANES]
     cdef double rest[LANES]
     cdef double label_term[LANES]
+    cdef double factor[LANES]
+    cdef float special[LANES]
+    cdef double total, coefficient
+    cdef float* g
+    cdef const float* term
     cdef int64_t label[LANES]
     cdef const float* x = <const float*>t.logits + first * t.classes
     cdef vf magics = vf_set(eighths_magic(0.0))
@@ -1175,6 +1181,24 @@ cdef bint direct_values(const Softmax* t, Py_ssize_t first, double* loss) noexce
     losses_from_sums(y, magic, floor, rest, loss, label_term)
     for i in range(LANES):
         loss[i] = 0.0 if label[i] == IGNORED else loss[i]
+    if t.grad == NULL:
+        return True
+    for i in range(LANES):
+        total = rest[i] + label_term[i]
+        coefficient = 1.0 / t.divisor
+        factor[i] = coefficient / total
+        special[i] = <float>(-coefficient * (rest[i] / total))
+    for i in range(LANES):
+        g = <float*>t.grad + (first + i) * t.classes
+        term = e + i * t.classes
+        if label[i] == IGNORED:
+            memset(g, 0, t.classes * sizeof(float))
+            continue
+        for c in range(0, t.classes, 16):       # LANES, which Cython does not take for a constant here
+            v = vf_load_part(term + c, t.classes - c, 0.0)
+            v = vf_narrow(vd_mul(vd_low(v), vd_set(factor[i])), vd_mul(vd_high(v), vd_set(factor[i])))
+            vf_store_part(g + c, v, t.classes - c)
+        g[label[i]] = special[i]
     return True
 
 
@@ -1189,13 +1213,13 @@ cdef void softmax_block(Softmax* t, Py_ssize_t block, real tag) noexcept nogil:
     cdef LaneSums total, z_total
     cdef bint side_by_side = few_classes(t)
     cdef bint direct = (side_by_side and t.inner == 1 and t.code == F32 and t.kind == CROSS_ENTROPY and not t.by_maximum
-                        and t.grad == NULL and t.hess == NULL and t.sums != NULL
+                        and t.hess == NULL and t.sums != NULL
                         and t.weight == NULL and t.sample_weight == NULL)
     memset(&total, 0, sizeof(LaneSums))
     memset(&z_total, 0, sizeof(LaneSums))
     while first < last:
         n = min(group, last - first)
-        if direct and n == LANES and direct_values(t, first, r.loss):
+        if direct and n == LANES and direct_rows(t, first, r.loss):
             add_lanes(&total, r.loss)
             first += n
             continue

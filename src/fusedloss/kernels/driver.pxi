@@ -352,6 +352,9 @@ cdef object empty_rows(cnp.ndarray full, int axis, int type_number):
     return cnp.PyArray_EMPTY(rank, dims, type_number, 0)
 
 
+cdef tuple NOTHING = (None, None)      # the outputs of a value
+
+
 cdef tuple read_outputs(int verb, object out, cnp.ndarray like, tuple inputs):
     """(grad, hess) to write into, made where missing; None if `out` needs the friendly door."""
     cdef object grad = None
@@ -636,10 +639,12 @@ def cross_entropy(verb, logits, target, weight, sample_weight, ignore_index, lab
         t.sample_weight = <const char*>cnp.PyArray_DATA(<cnp.ndarray>sample_weight)
         t.sample_code = <Code>code
 
-    outputs = read_outputs(v, out, <cnp.ndarray>logits, (target, weight, sample_weight))
-    if outputs is None:
-        return NotImplemented
-    grad, hess = outputs
+    grad = hess = None
+    if v != VALUE or out is not None:      # else no tuples for a small call
+        outputs = read_outputs(v, out, <cnp.ndarray>logits, (target, weight, sample_weight))
+        if outputs is None:
+            return NotImplemented
+        grad, hess = outputs
     if not take_census(&t, threads, r == MEAN):
         return NotImplemented
 
@@ -812,10 +817,12 @@ cdef object pointwise_entry(PointwiseKind kind, object verb, object x, object ta
             or weight is not None and not set_operand(&t.weight, weight, a)
             or pos_weight is not None and not set_operand(&t.pos_weight, pos_weight, a)):
         return NotImplemented
-    outputs = read_outputs(v, out, a, (target, weight if weight is None or t.weight.contiguous else None,
-                                       pos_weight if pos_weight is None or t.pos_weight.contiguous else None))
-    if outputs is None:
-        return NotImplemented
+    outputs = NOTHING
+    if v != VALUE or out is not None:
+        outputs = read_outputs(v, out, a, (target, weight if weight is None or t.weight.contiguous else None,
+                                           pos_weight if pos_weight is None or t.pos_weight.contiguous else None))
+        if outputs is None:
+            return NotImplemented
     if out is not None and (weight is not None and not t.weight.contiguous
                             or pos_weight is not None and not t.pos_weight.contiguous):
         if strided_overlap(outputs, weight) or strided_overlap(outputs, pos_weight):

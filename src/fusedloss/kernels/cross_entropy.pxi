@@ -301,6 +301,7 @@ cdef void finish(const Softmax* t, Rows* r) noexcept nogil:
             r.q_factor[i] = direct.q_factor[i]
             r.special[i] = direct.special[i]
 
+
 cdef void finish_carefully(const Softmax* t, Rows* r) noexcept nogil:
     """The same for every kind of row, in lanes."""
     cdef int i

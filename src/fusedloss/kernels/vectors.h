@@ -50,7 +50,6 @@ static inline vf vf_if_equal(vf s, vf t, vf a, vf b) {
 static inline vi vf_bits(vf a) { return _mm512_castps_si512(a); }
 static inline vf vf_of_bits(vi a) { return _mm512_castsi512_ps(a); }
 static inline vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
-static inline vi vi_load(const int32_t *p) { return _mm512_loadu_si512(p); }
 static inline vi vi_shift_left(vi a, unsigned n) { return _mm512_slli_epi32(a, n); }
 static inline vi vi_shift_right(vi a, unsigned n) { return _mm512_srli_epi32(a, n); }
 /* A table of 8 numbers, and its entries named by the low 3 bits of each lane. */
@@ -71,7 +70,6 @@ static inline vf vf_narrow(vd a, vd b) {
 static inline vd vd_add(vd a, vd b) { return _mm512_add_pd(a, b); }
 static inline vd vd_sub(vd a, vd b) { return _mm512_sub_pd(a, b); }
 static inline vd vd_mul(vd a, vd b) { return _mm512_mul_pd(a, b); }
-static inline vd vd_div(vd a, vd b) { return _mm512_div_pd(a, b); }
 static inline vd vd_fma(vd a, vd b, vd c) { return _mm512_fmadd_pd(a, b, c); }
 static inline vd vd_nfma(vd a, vd b, vd c) { return _mm512_fnmadd_pd(a, b, c); }
 static inline vd vd_max(vd a, vd b) { return _mm512_max_pd(a, b); }
@@ -81,7 +79,8 @@ static inline vd vd_load_part(const double *p, long n, double rest) {
     return _mm512_mask_loadu_pd(_mm512_set1_pd(rest), n < 8 ? (__mmask8)(n < 0 ? 0 : (1u << n) - 1) : 0xff, p);
 }
 
-#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+/* MSVC names neither FMA nor F16C; with AVX2 it uses both. */
+#elif defined(__AVX2__) && (defined(_MSC_VER) || (defined(__FMA__) && defined(__F16C__)))
 #include <immintrin.h>
 
 #define FL_CONVERTS 1
@@ -175,7 +174,6 @@ static inline vf vf_narrow(vd a, vd b) {
 static inline vd vd_add(vd a, vd b) { return FL_D(_mm256_add_pd(a.a, b.a), _mm256_add_pd(a.b, b.b)); }
 static inline vd vd_sub(vd a, vd b) { return FL_D(_mm256_sub_pd(a.a, b.a), _mm256_sub_pd(a.b, b.b)); }
 static inline vd vd_mul(vd a, vd b) { return FL_D(_mm256_mul_pd(a.a, b.a), _mm256_mul_pd(a.b, b.b)); }
-static inline vd vd_div(vd a, vd b) { return FL_D(_mm256_div_pd(a.a, b.a), _mm256_div_pd(a.b, b.b)); }
 static inline vd vd_fma(vd a, vd b, vd c) {
     return FL_D(_mm256_fmadd_pd(a.a, b.a, c.a), _mm256_fmadd_pd(a.b, b.b, c.b));
 }
@@ -245,7 +243,6 @@ static inline vf vf_narrow(vd a, vd b) { FL_LANEWISE(vf, 16, (float)(i < 8 ? a.x
 static inline vd vd_add(vd a, vd b) { FL_LANEWISE(vd, 8, a.x[i] + b.x[i]); }
 static inline vd vd_sub(vd a, vd b) { FL_LANEWISE(vd, 8, a.x[i] - b.x[i]); }
 static inline vd vd_mul(vd a, vd b) { FL_LANEWISE(vd, 8, a.x[i] * b.x[i]); }
-static inline vd vd_div(vd a, vd b) { FL_LANEWISE(vd, 8, a.x[i] / b.x[i]); }
 static inline vd vd_fma(vd a, vd b, vd c) { FL_LANEWISE(vd, 8, fma(a.x[i], b.x[i], c.x[i])); }
 static inline vd vd_nfma(vd a, vd b, vd c) { FL_LANEWISE(vd, 8, fma(-a.x[i], b.x[i], c.x[i])); }
 static inline vd vd_max(vd a, vd b) { FL_LANEWISE(vd, 8, a.x[i] > b.x[i] ? a.x[i] : b.x[i]); }

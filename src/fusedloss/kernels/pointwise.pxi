@@ -201,7 +201,7 @@ cdef inline void bce_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, S
             label = w_buffer[i] * <double>y[i]
             other = w_buffer[i] * (1.0 - <double>y[i])
             q = 1.0 - p
-            c = (1.0 - q) - p             # what 1 - p has lost: for float32 nothing, unless q is 1
+            c = (1.0 - q) - p             # what 1 - p has lost: for float32 nothing, unless q is nearly 1
             if real is double:
                 c = c / (1e-45 if q < 1e-45 else q)
             v[i] = -(label * log_clamped(p, 0.0) + other * log_clamped(q, c))

@@ -2,7 +2,7 @@
  * on x86-64-v3, an array elsewhere. Every operation is one IEEE operation per lane, so that all give the same bits.
  *
  * Why not plain loops over arrays, as elsewhere in the kernels: a table in a register has no plain form (compilers make
- * it a gather), and staging whole loops through memory cost 2.2 times the time of the exp-and-sum (benches/NOTES.md).
+ * it a gather), and staging whole loops through memory took about twice as long for the exp-and-sum (benches/NOTES.md).
  */
 #ifndef FL_VECTORS_H
 #define FL_VECTORS_H

@@ -297,7 +297,7 @@ cdef bint set_scaled_exp(ScaledExp* s, double factor, double base, double scale)
 
 
 cdef inline vf scaled_exp(vf x, vf base, vf magic, vf floor, vf powers, vf errors) noexcept nogil:
-    """factor * e^(x - base), rounded once. Below the smallest normal number 0, for -inf too; nan gives nan."""
+    """factor * e^(x - base), rounded once if it is normal. Far below that 0, for -inf too; nan gives nan."""
     cdef vf y = vf_max(floor, vf_sub(x, base))
     cdef vf z = vf_fma(y, vf_set(FL_LOG2EF), magic)
     cdef vf t = exp_rest(y, z, magic, errors)

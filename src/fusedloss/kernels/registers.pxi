@@ -26,6 +26,10 @@ cdef extern from "vectors.h":
     vf vf_fma(vf a, vf b, vf c) noexcept nogil
     vf vf_nfma(vf a, vf b, vf c) noexcept nogil       # c - a*b
     vf vf_max(vf a, vf b) noexcept nogil              # a > b ? a : b
+    vf vf_min(vf a, vf b) noexcept nogil              # a < b ? a : b
+    vf vf_clamp_unless_zero(vf s, vf floor, vf a) noexcept nogil     # s == 0 ? floor : max(floor, a)
+    int vf_first_equal(vf a, vf b) noexcept nogil     # lane, 16 if none
+    float vf_largest(vf a) noexcept nogil             # of 16; no lane may be nan
     vf vf_table(const float* p) noexcept nogil
     vf vf_look_up(vf table, vi index) noexcept nogil
     vi vf_bits(vf a) noexcept nogil
@@ -51,3 +55,5 @@ cdef extern from "vectors.h":
     int FL_CONVERTS
     vf vf_from_halves(const uint16_t* p) noexcept nogil
     vf vf_from_bfloats(const uint16_t* p) noexcept nogil
+    void vf_load_columns(const float* p, long stride, long width, vf* v) noexcept nogil
+    void vf_store_columns(float* p, long stride, long width, vf* v) noexcept nogil

@@ -10,6 +10,29 @@
 #include <stdint.h>
 #include <string.h>
 
+#if defined(__AVX2__) || defined(__AVX512F__)
+#include <immintrin.h>
+
+#if defined(_MSC_VER) && !defined(__clang__)
+static inline int fl_trailing_zeros(unsigned a) { unsigned long i; _BitScanForward(&i, a); return (int)i; }
+#else
+static inline int fl_trailing_zeros(unsigned a) { return __builtin_ctz(a); }
+#endif
+/* Four numbers of a row that has `width`, 2 to 4: nothing is read beyond its end. */
+static inline __m128 fl_row_end(const float *p, long width) {
+    static const int32_t from[5][4] = {{0}, {0}, {2, 3, 3, 3}, {1, 2, 3, 3}, {0, 1, 2, 3}};
+    return _mm_permutevar_ps(_mm_loadu_ps(p + width - 4), _mm_loadu_si128((const __m128i *)from[width]));
+}
+/* The first `width` of four numbers, 2 to 4. */
+static inline void fl_store_start(float *p, __m128 v, long width) {
+    switch (width) {
+        case 4: _mm_storeu_ps(p, v); return;
+        case 3: _mm_store_ss(p + 2, _mm_movehl_ps(v, v)); /* fall through */
+        default: _mm_storel_pi((__m64 *)p, v);
+    }
+}
+#endif
+
 #if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 #include <immintrin.h>
 
@@ -36,6 +59,7 @@ static inline vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
 static inline vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 static inline vf vf_nfma(vf a, vf b, vf c) { return _mm512_fnmadd_ps(a, b, c); }
 static inline vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
+static inline vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
 static inline vf vf_neg(vf a) { return _mm512_xor_ps(a, _mm512_set1_ps(-0.0f)); }
 static inline vf vf_neg_abs(vf a) { return _mm512_or_ps(a, _mm512_set1_ps(-0.0f)); }
 static inline vf vf_if_negative(vf s, vf a, vf b) {
@@ -46,6 +70,15 @@ static inline vf vf_if_less(vf s, vf t, vf a, vf b) {
 }
 static inline vf vf_if_equal(vf s, vf t, vf a, vf b) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(s, t, _CMP_EQ_OQ), b, a);
+}
+/* The first lane in which a == b, 16 if there is none. */
+static inline int vf_first_equal(vf a, vf b) {
+    return fl_trailing_zeros(_mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ) | 0x10000u);
+}
+static inline float vf_largest(vf a) { return _mm512_reduce_max_ps(a); }
+/* s == 0 ? floor : max(floor, a): a number is left out where its exponential's argument is clamped. */
+static inline vf vf_clamp_unless_zero(vf s, vf floor, vf a) {
+    return _mm512_mask_max_ps(floor, _knot_mask16(_mm512_cmp_ps_mask(s, _mm512_setzero_ps(), _CMP_EQ_OQ)), floor, a);
 }
 static inline vi vf_bits(vf a) { return _mm512_castps_si512(a); }
 static inline vf vf_of_bits(vi a) { return _mm512_castsi512_ps(a); }
@@ -77,6 +110,38 @@ static inline vd vd_max(vd a, vd b) { return _mm512_max_pd(a, b); }
 static inline vd vd_power(vd a) { return _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(a), 52)); }
 static inline vd vd_load_part(const double *p, long n, double rest) {
     return _mm512_mask_loadu_pd(_mm512_set1_pd(rest), n < 8 ? (__mmask8)(n < 0 ? 0 : (1u << n) - 1) : 0xff, p);
+}
+/* Columns of rows: `width` <= 4 numbers of each of 16 rows, which begin `stride` numbers apart, to as many vectors, lane =
+ * row. A width below 4 is a whole row (stride = width), so that four numbers can be read of all rows but the last. */
+static inline __m512 fl_four_rows(const float *p, long stride, __m128 last) {
+    const __m256 a = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + 4 * stride), 1);
+    const __m256 b = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p + 8 * stride)), last, 1);
+    return _mm512_insertf32x8(_mm512_castps256_ps512(a), b, 1);
+}
+static inline void fl_transpose(vf *v) {
+    const __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(v[0], v[1])), b = _mm512_castps_pd(_mm512_unpackhi_ps(v[0], v[1]));
+    const __m512d c = _mm512_castps_pd(_mm512_unpacklo_ps(v[2], v[3])), d = _mm512_castps_pd(_mm512_unpackhi_ps(v[2], v[3]));
+    v[0] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
+    v[1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
+    v[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
+    v[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
+}
+static inline void vf_load_columns(const float *p, long stride, long width, vf *v) {
+    if (width == 1) { v[0] = vf_load(p); return; }
+    for (long i = 0; i < 3; i++) v[i] = fl_four_rows(p + i * stride, stride, _mm_loadu_ps(p + (12 + i) * stride));
+    v[3] = fl_four_rows(p + 3 * stride, stride, fl_row_end(p + 15 * stride, width));
+    fl_transpose(v);
+}
+/* The reverse; nothing else is written. The vectors are spoilt. */
+static inline void vf_store_columns(float *p, long stride, long width, vf *v) {
+    if (width == 1) { vf_store(p, v[0]); return; }
+    fl_transpose(v);
+    for (long i = 0; i < 4; i++, p += stride) {
+        fl_store_start(p, _mm512_castps512_ps128(v[i]), width);
+        fl_store_start(p + 4 * stride, _mm512_extractf32x4_ps(v[i], 1), width);
+        fl_store_start(p + 8 * stride, _mm512_extractf32x4_ps(v[i], 2), width);
+        fl_store_start(p + 12 * stride, _mm512_extractf32x4_ps(v[i], 3), width);
+    }
 }
 
 /* MSVC names neither FMA nor F16C; with AVX2 it uses both. */
@@ -120,6 +185,7 @@ static inline vf vf_nfma(vf a, vf b, vf c) {
     return FL_F(_mm256_fnmadd_ps(a.a, b.a, c.a), _mm256_fnmadd_ps(a.b, b.b, c.b));
 }
 static inline vf vf_max(vf a, vf b) { return FL_F(_mm256_max_ps(a.a, b.a), _mm256_max_ps(a.b, b.b)); }
+static inline vf vf_min(vf a, vf b) { return FL_F(_mm256_min_ps(a.a, b.a), _mm256_min_ps(a.b, b.b)); }
 static inline vf vf_neg(vf a) {
     const __m256 sign = _mm256_set1_ps(-0.0f);
     return FL_F(_mm256_xor_ps(a.a, sign), _mm256_xor_ps(a.b, sign));
@@ -138,6 +204,20 @@ static inline vf vf_if_less(vf s, vf t, vf a, vf b) {
 static inline vf vf_if_equal(vf s, vf t, vf a, vf b) {
     return FL_F(_mm256_blendv_ps(b.a, a.a, _mm256_cmp_ps(s.a, t.a, _CMP_EQ_OQ)),
                 _mm256_blendv_ps(b.b, a.b, _mm256_cmp_ps(s.b, t.b, _CMP_EQ_OQ)));
+}
+static inline int vf_first_equal(vf a, vf b) {
+    const int low = _mm256_movemask_ps(_mm256_cmp_ps(a.a, b.a, _CMP_EQ_OQ));
+    const int high = _mm256_movemask_ps(_mm256_cmp_ps(a.b, b.b, _CMP_EQ_OQ));
+    return fl_trailing_zeros((unsigned)(low | high << 8 | 0x10000));
+}
+static inline float vf_largest(vf a) {
+    const __m256 m = _mm256_max_ps(a.a, a.b);
+    __m128 n = _mm_max_ps(_mm256_castps256_ps128(m), _mm256_extractf128_ps(m, 1));
+    n = _mm_max_ps(n, _mm_movehl_ps(n, n));
+    return _mm_cvtss_f32(_mm_max_ss(n, _mm_movehdup_ps(n)));
+}
+static inline vf vf_clamp_unless_zero(vf s, vf floor, vf a) {
+    return vf_if_equal(s, vf_set(0), floor, vf_max(floor, a));
 }
 static inline vi vf_bits(vf a) { return FL_I(_mm256_castps_si256(a.a), _mm256_castps_si256(a.b)); }
 static inline vf vf_of_bits(vi a) { return FL_F(_mm256_castsi256_ps(a.a), _mm256_castsi256_ps(a.b)); }
@@ -188,6 +268,41 @@ static inline vd vd_load_part(const double *p, long n, double rest) {
     for (int i = 0; i < 8; i++) x[i] = i < n ? p[i] : rest;
     return vd_load(x);
 }
+static inline __m256 fl_two_rows(__m128 a, __m128 b) { return _mm256_insertf128_ps(_mm256_castps128_ps256(a), b, 1); }
+static inline void fl_transpose(__m256 *v) {
+    const __m256d a = _mm256_castps_pd(_mm256_unpacklo_ps(v[0], v[1])), b = _mm256_castps_pd(_mm256_unpackhi_ps(v[0], v[1]));
+    const __m256d c = _mm256_castps_pd(_mm256_unpacklo_ps(v[2], v[3])), d = _mm256_castps_pd(_mm256_unpackhi_ps(v[2], v[3]));
+    v[0] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, c));
+    v[1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, c));
+    v[2] = _mm256_castpd_ps(_mm256_unpacklo_pd(b, d));
+    v[3] = _mm256_castpd_ps(_mm256_unpackhi_pd(b, d));
+}
+static inline void vf_load_columns(const float *p, long stride, long width, vf *v) {
+    if (width == 1) { v[0] = vf_load(p); return; }
+    __m256 a[4], b[4];
+    const float *q = p + 8 * stride;
+    for (long i = 0; i < 4; i++) {
+        a[i] = fl_two_rows(_mm_loadu_ps(p + i * stride), _mm_loadu_ps(p + (4 + i) * stride));
+        b[i] = fl_two_rows(_mm_loadu_ps(q + i * stride),
+                           i < 3 ? _mm_loadu_ps(q + (4 + i) * stride) : fl_row_end(q + 7 * stride, width));
+    }
+    fl_transpose(a);
+    fl_transpose(b);
+    for (int i = 0; i < 4; i++) v[i] = FL_F(a[i], b[i]);
+}
+static inline void vf_store_columns(float *p, long stride, long width, vf *v) {
+    if (width == 1) { vf_store(p, v[0]); return; }
+    __m256 a[4], b[4];
+    for (int i = 0; i < 4; i++) { a[i] = v[i].a; b[i] = v[i].b; }
+    fl_transpose(a);
+    fl_transpose(b);
+    for (long i = 0; i < 4; i++, p += stride) {
+        fl_store_start(p, _mm256_castps256_ps128(a[i]), width);
+        fl_store_start(p + 4 * stride, _mm256_extractf128_ps(a[i], 1), width);
+        fl_store_start(p + 8 * stride, _mm256_castps256_ps128(b[i]), width);
+        fl_store_start(p + 12 * stride, _mm256_extractf128_ps(b[i], 1), width);
+    }
+}
 #undef FL_F
 #undef FL_I
 #undef FL_D
@@ -215,6 +330,7 @@ static inline vf vf_div(vf a, vf b) { FL_LANEWISE(vf, 16, a.x[i] / b.x[i]); }
 static inline vf vf_fma(vf a, vf b, vf c) { FL_LANEWISE(vf, 16, fmaf(a.x[i], b.x[i], c.x[i])); }
 static inline vf vf_nfma(vf a, vf b, vf c) { FL_LANEWISE(vf, 16, fmaf(-a.x[i], b.x[i], c.x[i])); }
 static inline vf vf_max(vf a, vf b) { FL_LANEWISE(vf, 16, a.x[i] > b.x[i] ? a.x[i] : b.x[i]); }
+static inline vf vf_min(vf a, vf b) { FL_LANEWISE(vf, 16, a.x[i] < b.x[i] ? a.x[i] : b.x[i]); }
 static inline vf vf_neg(vf a) { FL_LANEWISE(vf, 16, -a.x[i]); }
 static inline vi vf_bits(vf a) { vi r; memcpy(&r, &a, sizeof r); return r; }
 static inline vf vf_of_bits(vi a) { vf r; memcpy(&r, &a, sizeof r); return r; }
@@ -226,6 +342,19 @@ static inline vf vf_if_negative(vf s, vf a, vf b) {
 }
 static inline vf vf_if_less(vf s, vf t, vf a, vf b) { FL_LANEWISE(vf, 16, s.x[i] < t.x[i] ? a.x[i] : b.x[i]); }
 static inline vf vf_if_equal(vf s, vf t, vf a, vf b) { FL_LANEWISE(vf, 16, s.x[i] == t.x[i] ? a.x[i] : b.x[i]); }
+static inline int vf_first_equal(vf a, vf b) {
+    int i = 0;
+    while (i < 16 && !(a.x[i] == b.x[i])) i++;
+    return i;
+}
+static inline float vf_largest(vf a) {
+    float best = a.x[0];
+    for (int i = 1; i < 16; i++) best = a.x[i] > best ? a.x[i] : best;
+    return best;
+}
+static inline vf vf_clamp_unless_zero(vf s, vf floor, vf a) {
+    return vf_if_equal(s, vf_set(0), floor, vf_max(floor, a));
+}
 static inline vi vi_add(vi a, vi b) { FL_LANEWISE(vi, 16, a.x[i] + b.x[i]); }
 static inline vi vi_shift_left(vi a, int n) { FL_LANEWISE(vi, 16, a.x[i] << n); }
 static inline vi vi_shift_right(vi a, int n) { FL_LANEWISE(vi, 16, a.x[i] >> n); }
@@ -254,6 +383,12 @@ static inline vd vd_power(vd a) {
     return a;
 }
 static inline vd vd_load_part(const double *p, long n, double rest) { FL_LANEWISE(vd, 8, i < n ? p[i] : rest); }
+static inline void vf_load_columns(const float *p, long stride, long width, vf *v) {
+    for (long c = 0; c < width; c++) for (long i = 0; i < 16; i++) v[c].x[i] = p[i * stride + c];
+}
+static inline void vf_store_columns(float *p, long stride, long width, vf *v) {
+    for (long c = 0; c < width; c++) for (long i = 0; i < 16; i++) p[i * stride + c] = v[c].x[i];
+}
 #undef FL_LANEWISE
 
 #endif

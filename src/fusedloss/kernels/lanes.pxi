@@ -190,12 +190,6 @@ cdef inline real exp_scaled(real x, real base, real magic, real floor, real hi, 
     return <real>0.0 * hi if y < floor else g
 
 
-cdef inline real exp_negative(real v) noexcept nogil:
-    """e^v for v <= 0, subnormal results included: computed as 2^64 e^v, which is normal where e^v is not zero.
-    nan gives nan."""
-    return exp_shifted(v, <real>0.0, magic_of(-64.0, v), floor_of(-64.0, v)) * <real>5.421010862427522e-20
-
-
 cdef inline double exp_shifted_low(double x, double base, double magic, double floor) noexcept nogil:
     """What exp_shifted has rounded away in its last addition: with it the result is good to 0.4 ulp."""
     cdef double y = x - base

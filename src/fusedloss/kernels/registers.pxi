@@ -7,6 +7,8 @@ cdef extern from "vectors.h":
         pass
     ctypedef struct vd:
         pass
+    ctypedef struct vdt:
+        pass
     vf vf_set(float a) noexcept nogil
     vf vf_load(const float* p) noexcept nogil
     vf vf_load_part(const float* p, long n, float rest) noexcept nogil
@@ -49,7 +51,11 @@ cdef extern from "vectors.h":
     vd vd_load(const double* p) noexcept nogil
     vd vd_load_part(const double* p, long n, double rest) noexcept nogil
     vd vd_max(vd a, vd b) noexcept nogil              # a > b ? a : b
-    vd vd_power(vd a) noexcept nogil                  # the double whose exponent is in the low bits of a
+    vd vd_neg_abs(vd a) noexcept nogil
+    vd vd_shift_left(vd a, int n) noexcept nogil      # the bits
+    vd vd_add_bits(vd a, vd b) noexcept nogil
+    vdt vd_table(const double* p) noexcept nogil
+    vd vd_look_up(vdt table, vd index) noexcept nogil
     vf vf_narrow(vd a, vd b) noexcept nogil
     void fl_prefetch(const void* p) noexcept nogil
     int FL_CONVERTS

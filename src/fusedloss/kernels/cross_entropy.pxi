@@ -261,19 +261,13 @@ cdef void finish(const Softmax* t, Rows* r) noexcept nogil:
     cdef double e_low[LANES]
     cdef double v[LANES]
     cdef double v_low[LANES]
-    cdef double magic, floor, others, gap, near, near_low, below, below_low, rest, rest_low, q, ratio, hard, coefficient
+    cdef double others, gap, near, near_low, below, below_low, rest, rest_low, q, ratio, hard, coefficient
     cdef bint labelled = t.kind == CROSS_ENTROPY and not t.soft
     cdef double with_label = 1.0 if labelled else 0.0
     cdef int i
 
     # 1. S and log(S / E_m); by label also -log p_y, left in loss. Loops that compilers turn into vectors.
-    for i in range(LANES):
-        magic = magic_of(r.scale[i], <double>0)
-        floor = floor_of(r.scale[i], <double>0)
-        top[i] = exp_shifted(r.top[i], r.base[i], magic, floor)
-        top_low[i] = exp_shifted_low(r.top[i], r.base[i], magic, floor)
-        e[i] = exp_shifted(r.logit[i], r.base[i], magic, floor)
-        e_low[i] = exp_shifted_low(r.logit[i], r.base[i], magic, floor)
+    exp_of_two_lanes(r.top, r.logit, r.base, r.scale, top, top_low, e, e_low)
     for i in range(LANES):
         # +-inf as maximum: no softmax exists, every entry of the row is nan.
         others = r.others[i] if (r.maximum[i] < INFINITY) & (r.maximum[i] > -INFINITY) else NAN
@@ -680,9 +674,8 @@ cdef void write_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
     cdef double p_factor = r.p_factor[lane]
     cdef double pp_factor = r.pp_factor[lane]
     cdef double q_factor = r.q_factor[lane]
-    cdef real high = <real>factor
-    cdef real low
     cdef ScaledExp scaled
+    cdef ScaledDoubleExp wide
     cdef Py_ssize_t i
     cdef Py_ssize_t label = <Py_ssize_t>r.label[lane] - column
     cdef Py_ssize_t top = <Py_ssize_t>r.peak[lane] - column
@@ -703,17 +696,13 @@ cdef void write_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
         store(t.grad, t.code, start, n, g, t.stream)
         return
 
-    if real is float:
-        leftover = factor - <double>high
-    else:
-        leftover = (fma(-factor, r.total[lane], p_factor) - factor * r.total_low[lane]) * inverse
-    low = <real>leftover if isfinite(leftover) else <real>0.0
-
+    leftover = (fma(-factor, r.total[lane], p_factor) - factor * r.total_low[lane]) * inverse
     if t.grad != NULL or t.hess != NULL:
         if real is float and usable:
             write_scaled_exp(x, n, &scaled, <float*>g, False)
-        elif real is double and isfinite(factor):
-            scaled_exp_chunk(x, n, base, magic, floor, high, low, g)
+        elif real is double and set_scaled_double_exp(&wide, factor, leftover if isfinite(leftover) else 0.0,
+                                                      r.base[lane], r.scale[lane]):
+            write_scaled_double_exp(<const double*>x, n, &wide, <double*>g)
         else:
             # D = 0: the IEEE quotient in each entry; and factors beyond what the table can hold.
             for i in range(n):
@@ -730,8 +719,13 @@ cdef void write_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
                 p = h[i]
                 h[i] = <float>(<double>g[i] * (1.0 - p) + pp_factor * p * p)
         else:
+            if set_scaled_double_exp(&wide, inverse, 0.0, r.base[lane], r.scale[lane]):
+                write_scaled_double_exp(<const double*>x, n, &wide, <double*>h)
+            else:
+                for i in range(n):
+                    h[i] = inverse
             for i in range(n):
-                p = exp_shifted(x[i], base, magic, floor) * inverse
+                p = h[i]
                 h[i] = fma(-g[i], p, g[i]) + pp_factor * p * p
         if 0 <= top < n:
             h[top] = <real>hessian_at_peak(r, lane)

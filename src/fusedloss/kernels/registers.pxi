@@ -53,6 +53,7 @@ cdef extern from "vectors.h":
     vd vd_max(vd a, vd b) noexcept nogil              # a > b ? a : b
     vd vd_neg_abs(vd a) noexcept nogil
     vd vd_shift_left(vd a, int n) noexcept nogil      # the bits
+    vd vd_shift_right(vd a, int n) noexcept nogil
     vd vd_add_bits(vd a, vd b) noexcept nogil
     vdt vd_table(const double* p) noexcept nogil
     vd vd_look_up(vdt table, vd index) noexcept nogil

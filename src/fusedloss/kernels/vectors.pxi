@@ -269,29 +269,29 @@ cdef double exp_sum(const float* x, Py_ssize_t n, Py_ssize_t a, Py_ssize_t b, co
 # The bits of T_j as a double, less its exponent of 1023 and less j in the place where the shifted index adds it.
 cdef double expd_offsets[8]
 cdef double expd_errors[8]
+cdef double expd_powers[8]
 
 
 cdef void fill_expd_tables() noexcept:
-    cdef double powers[8]
     cdef int j
-    powers[0] = FL_EXPT_T0
+    expd_powers[0] = FL_EXPT_T0
     expd_errors[0] = FL_EXPT_E0
-    powers[1] = FL_EXPT_T1
+    expd_powers[1] = FL_EXPT_T1
     expd_errors[1] = FL_EXPT_E1
-    powers[2] = FL_EXPT_T2
+    expd_powers[2] = FL_EXPT_T2
     expd_errors[2] = FL_EXPT_E2
-    powers[3] = FL_EXPT_T3
+    expd_powers[3] = FL_EXPT_T3
     expd_errors[3] = FL_EXPT_E3
-    powers[4] = FL_EXPT_T4
+    expd_powers[4] = FL_EXPT_T4
     expd_errors[4] = FL_EXPT_E4
-    powers[5] = FL_EXPT_T5
+    expd_powers[5] = FL_EXPT_T5
     expd_errors[5] = FL_EXPT_E5
-    powers[6] = FL_EXPT_T6
+    expd_powers[6] = FL_EXPT_T6
     expd_errors[6] = FL_EXPT_E6
-    powers[7] = FL_EXPT_T7
+    expd_powers[7] = FL_EXPT_T7
     expd_errors[7] = FL_EXPT_E7
     for j in range(8):
-        expd_offsets[j] = fl_double_bits(fl_bits_f64(powers[j]) - (<uint64_t>1023 << 52) - (<uint64_t>j << 49))
+        expd_offsets[j] = fl_double_bits(fl_bits_f64(expd_powers[j]) - (<uint64_t>1023 << 52) - (<uint64_t>j << 49))
 
 
 fill_expd_tables()
@@ -305,28 +305,36 @@ cdef struct DoubleExp:
     vdt errors
 
 
+cdef inline double wide_eighths_magic(double scale) noexcept nogil:
+    """1.5*2^49 + 1023 - scale: as eighths_magic."""
+    return 844424930131968.0 + 1023.0 - scale
+
+
+cdef inline double wide_eighths_floor(double scale) noexcept nogil:
+    """As eighths_floor."""
+    return (scale - 1023.0) * FL_LN2_HI
+
+
 cdef inline DoubleExp double_exp(double scale) noexcept nogil:
-    """For e^x / 2^scale: 1.5*2^49 + 1023 - scale leaves round(8 x log2 e) in the low bits, as eighths_magic does, and
-    floor is where the result's exponent and index are both 0, so that it is 0."""
+    """For e^x / 2^scale."""
     cdef DoubleExp of
-    of.magic = vd_set(844424930131968.0 + 1023.0 - scale)
-    of.floor = vd_set((scale - 1023.0) * FL_LN2_HI)
+    of.magic = vd_set(wide_eighths_magic(scale))
+    of.floor = vd_set(wide_eighths_floor(scale))
     of.offsets = vd_table(expd_offsets)
     of.errors = vd_table(expd_errors)
     return of
 
 
-cdef inline void exp_parts(vd* a, vd* b, vd* s, vd* t, const DoubleExp* of) noexcept nogil:
-    """e^a / 2^scale = a + a s and e^b / 2^scale = b + b t, OUT all four. The operations alternate, since one chain of
-    them is longer than what a processor looks ahead. What is below `floor`, -inf too, is raised to it; nan stays."""
-    cdef vd x = vd_max(of.floor, a[0])
-    cdef vd y = vd_max(of.floor, b[0])
-    cdef vd z = vd_fma(x, vd_set(FL_LOG2E), of.magic)
-    cdef vd w = vd_fma(y, vd_set(FL_LOG2E), of.magic)
-    cdef vd n = vd_sub(z, of.magic)
-    cdef vd m = vd_sub(w, of.magic)
-    a[0] = vd_add_bits(vd_shift_left(z, 49), vd_look_up(of.offsets, z))
-    b[0] = vd_add_bits(vd_shift_left(w, 49), vd_look_up(of.offsets, w))
+cdef inline void exp_rests(vd a, vd b, vd* z, vd* w, vd* s, vd* t, const DoubleExp* of) noexcept nogil:
+    """e^a / 2^scale = A (1 + s) and the same of b with t; powers and places in the tables of A and B are in the low bits
+    of z and w, OUT all four. The operations alternate, since one chain of them is longer than what a processor looks
+    ahead. What is below `floor`, -inf too, is raised to it; nan stays."""
+    cdef vd x = vd_max(of.floor, a)
+    cdef vd y = vd_max(of.floor, b)
+    z[0] = vd_fma(x, vd_set(FL_LOG2E), of.magic)
+    w[0] = vd_fma(y, vd_set(FL_LOG2E), of.magic)
+    cdef vd n = vd_sub(z[0], of.magic)
+    cdef vd m = vd_sub(w[0], of.magic)
     x = vd_nfma(n, vd_set(FL_LN2_HI), x)
     y = vd_nfma(m, vd_set(FL_LN2_HI), y)
     x = vd_nfma(n, vd_set(FL_LN2_LO), x)
@@ -343,8 +351,16 @@ cdef inline void exp_parts(vd* a, vd* b, vd* s, vd* t, const DoubleExp* of) noex
     m = vd_fma(m, y, vd_set(FL_EXPT_C2))
     n = vd_fma(n, x, vd_set(FL_EXPT_C1))
     m = vd_fma(m, y, vd_set(FL_EXPT_C1))
-    s[0] = vd_fma(n, x, vd_look_up(of.errors, z))
-    t[0] = vd_fma(m, y, vd_look_up(of.errors, w))
+    s[0] = vd_fma(n, x, vd_look_up(of.errors, z[0]))
+    t[0] = vd_fma(m, y, vd_look_up(of.errors, w[0]))
+
+
+cdef inline void exp_parts(vd* a, vd* b, vd* s, vd* t, const DoubleExp* of) noexcept nogil:
+    """e^a / 2^scale = a + a s and e^b / 2^scale = b + b t, OUT all four."""
+    cdef vd z, w
+    exp_rests(a[0], b[0], &z, &w, s, t, of)
+    a[0] = vd_add_bits(vd_shift_left(z, 49), vd_look_up(of.offsets, z))
+    b[0] = vd_add_bits(vd_shift_left(w, 49), vd_look_up(of.offsets, w))
 
 
 cdef inline void exp_vectors(vd* a, vd* b, const DoubleExp* of) noexcept nogil:
@@ -422,21 +438,31 @@ cdef void exp_sum_double(const double* x, Py_ssize_t n, Py_ssize_t left_a, Py_ss
 
 
 cdef inline real magic_of_lane(double scale, real tag) noexcept nogil:
-    return eighths_magic(scale) if real is float else magic_of(scale, tag)
+    return eighths_magic(scale) if real is float else wide_eighths_magic(scale)
 
 
 cdef inline real floor_of_lane(double scale, real tag) noexcept nogil:
-    return eighths_floor(scale) if real is float else floor_of(scale, tag)
+    return eighths_floor(scale) if real is float else wide_eighths_floor(scale)
+
+
+cdef inline DoubleExp double_exp_of_lanes(const double* magic, const double* floor) noexcept nogil:
+    """For eight scales, one in each lane."""
+    cdef DoubleExp of = double_exp(0.0)
+    of.magic = vd_load(magic)
+    of.floor = vd_load(floor)
+    return of
 
 
 cdef inline void exp_lanes(const real* x, Py_ssize_t classes, const real* base, const real* magic, const real* floor,
                            real* e, float* low) noexcept nogil:
     """e[class, lane] = e^(x - base) / 2^scale, magic and floor made by the two functions above; for float32 what these
     have lost, too."""
-    cdef Py_ssize_t c
-    cdef int i
+    cdef Py_ssize_t c, next_one
+    cdef int half
     cdef vf bases, lost
     cdef Exponents k
+    cdef DoubleExp of
+    cdef vd wide_bases, a, b
     if real is float:
         bases = vf_load(base)
         k = exponents_of(0.0)
@@ -446,9 +472,38 @@ cdef inline void exp_lanes(const real* x, Py_ssize_t classes, const real* base, 
             vf_store(e + c * LANES, exp_with_low(vf_max(k.floor, vf_sub(vf_load(x + c * LANES), bases)), &k, &lost))
             vf_store(low + c * LANES, lost)
     else:
-        for c in range(classes):
-            for i in range(LANES):
-                e[c * LANES + i] = exp_shifted(x[c * LANES + i], base[i], magic[i], floor[i])
+        for half in range(0, 16, 8):
+            of = double_exp_of_lanes(magic + half, floor + half)
+            wide_bases = vd_load(base + half)
+            for c in range(0, classes, 2):
+                next_one = min(c + 1, classes - 1)
+                a = vd_sub(vd_load(x + c * LANES + half), wide_bases)
+                b = vd_sub(vd_load(x + next_one * LANES + half), wide_bases)
+                exp_vectors(&a, &b, &of)
+                vd_store(e + c * LANES + half, a)
+                vd_store(e + next_one * LANES + half, b)
+
+
+cdef inline void exp_of_two_lanes(const double* x, const double* y, const double* base, const double* scale, double* e,
+                                  double* e_low, double* f, double* f_low) noexcept nogil:
+    """OUT e + e_low = e^(x - base) / 2^scale and f + f_low, the same of y, in 16 lanes: good to 0.1 ulp."""
+    cdef double magic[LANES]
+    cdef double floor[LANES]
+    cdef DoubleExp of
+    cdef vd a, b, a_low, b_low
+    cdef int i
+    for i in range(LANES):
+        magic[i] = wide_eighths_magic(scale[i])
+        floor[i] = wide_eighths_floor(scale[i])
+    for i in range(0, 16, 8):
+        of = double_exp_of_lanes(magic + i, floor + i)
+        a = vd_sub(vd_load(x + i), vd_load(base + i))
+        b = vd_sub(vd_load(y + i), vd_load(base + i))
+        exp_vectors_low(&a, &b, &a_low, &b_low, &of)
+        vd_store(e + i, a)
+        vd_store(e_low + i, a_low)
+        vd_store(f + i, b)
+        vd_store(f_low + i, b_low)
 
 
 cdef struct ScaledExp:
@@ -467,7 +522,7 @@ cdef bint set_scaled_exp(ScaledExp* s, double factor, double base, double scale)
     cdef int64_t exponent = <int64_t>((bits >> 52) & 0x7ff) - 1023
     cdef double significand, power
     cdef int j
-    # e^(x - base) / 2^scale is at most 2^45.
+    # e^(x - base) / 2^scale is at most 2^45 (2^65 in float64).
     if not -500 < exponent < 126 - 50:
         return False
     # The table's numbers are put between 1/4 and 1, so that the power of two beside them is normal wherever the result
@@ -524,6 +579,77 @@ cdef void write_scaled_exp(const float* x, Py_ssize_t n, const ScaledExp* s, flo
                 g = scaled_exp(vf_load(x + i), base, magic, floor, powers, errors)
                 vf_store(out + i, g)
                 i += LANES
+
+
+cdef struct ScaledDoubleExp:
+    # The same in float64.
+    double base
+    double magic
+    double floor
+    double powers[8]
+    double errors[8]
+
+
+cdef bint set_scaled_double_exp(ScaledDoubleExp* s, double factor, double factor_low, double base,
+                                double scale) noexcept nogil:
+    """For (factor + factor_low) e^(x - base); False as above."""
+    cdef uint64_t bits = fl_bits_f64(factor)
+    cdef int64_t exponent = <int64_t>((bits >> 52) & 0x7ff) - 1023
+    cdef double significand, power, relative
+    cdef int j
+    if not -1000 < exponent < 900:
+        return False
+    significand = 0.25 * fl_double_bits((bits & <uint64_t>0x800fffffffffffff) | (<uint64_t>1023 << 52))
+    relative = factor_low / factor
+    s.base = base
+    s.magic = wide_eighths_magic(scale - <double>(exponent + 2))
+    s.floor = wide_eighths_floor(scale - <double>(exponent + 2))
+    for j in range(8):
+        power = expd_powers[j] * significand
+        s.powers[j] = power
+        s.errors[j] = fma(expd_powers[j], significand, -power) / power + (expd_errors[j] + relative)
+    return True
+
+
+cdef inline void scaled_exp_two(vd* a, vd* b, const DoubleExp* of) noexcept nogil:
+    """factor * e^x of both, in place; offsets of `of` are powers. Rounded once if it is normal; far below that 0, for
+    -inf too; nan gives nan."""
+    cdef vd z, w, s, t, power, other
+    exp_rests(a[0], b[0], &z, &w, &s, &t, of)
+    power = vd_look_up(of.offsets, z)
+    other = vd_look_up(of.offsets, w)
+    a[0] = vd_mul(vd_fma(power, s, power), vd_shift_left(vd_shift_right(z, 3), 52))
+    b[0] = vd_mul(vd_fma(other, t, other), vd_shift_left(vd_shift_right(w, 3), 52))
+
+
+cdef void write_scaled_double_exp(const double* x, Py_ssize_t n, const ScaledDoubleExp* s, double* out) noexcept nogil:
+    """out[0:n] = factor * e^(x - base); out may be x, and has room for whole vectors if it is not."""
+    cdef DoubleExp of
+    cdef vd base = vd_set(s.base)
+    cdef vd a, b
+    cdef Py_ssize_t full = n - n % LANES
+    cdef Py_ssize_t i = 0
+    cdef Py_ssize_t k
+    cdef double ends[LANES]
+    of.magic = vd_set(s.magic)
+    of.floor = vd_set(s.floor)
+    of.offsets = vd_table(s.powers)
+    of.errors = vd_table(s.errors)
+    while i < full:
+        a = vd_sub(vd_load(x + i), base)
+        b = vd_sub(vd_load(x + i + 8), base)
+        scaled_exp_two(&a, &b, &of)
+        vd_store(out + i, a)
+        vd_store(out + i + 8, b)
+        i += LANES
+    if i < n:
+        a = vd_sub(vd_load_part(x + i, n - i, 0.0), base)
+        b = vd_sub(vd_load_part(x + i + 8, n - i - 8, 0.0), base)
+        scaled_exp_two(&a, &b, &of)
+        vd_store(ends, a)
+        vd_store(ends + 8, b)
+        for k in range(n - i):
+            out[i + k] = ends[k]
 
 
 # ------------------------------------------------------------------------------------- items of the pointwise losses

@@ -268,6 +268,17 @@ def fits():
             "exp(r) = 1 + r + C2 r^2 + ... + C12 r^12 on |r| <= 0.5001 ln 2",
         ),
         Fit(
+            "FL_EXPT_C",
+            range(1, 8),
+            mpmath.exp,
+            lambda r: mpf(1),
+            # A sixteenth, and what the rounding of log2(e) adds at |x| = 2**40.
+            (-mpf("0.0627") * ln2, mpf("0.0627") * ln2),
+            FLOAT64,
+            -57.5,
+            "exp(r) = 1 + C1 r + ... + C7 r^7 on |r| <= 0.0627 ln 2, beside a table of 2^(j/8)",
+        ),
+        Fit(
             "FL_LOG_C",
             range(1, 9),  # with seven the error is 2**-59.5
             lambda z: mpmath.atanh(mpmath.sqrt(z)) / mpmath.sqrt(z),
@@ -313,15 +324,15 @@ def constants():
     ]
 
 
-def exp_table():
+def exp_table(prefix, bits):
     """(about, bits, {name: value}) of 2^(j/8): T_j rounded, and its error as a share of it."""
     values = {}
     for j in range(8):
         power = mpf(2) ** (mpf(j) / 8)
-        near = rounded(power, FLOAT32)
-        values[f"FL_EXPTF_T{j}"] = near
-        values[f"FL_EXPTF_E{j}"] = rounded(power / near - 1, FLOAT32)
-    return "2^(j/8) = T (1 + E)", FLOAT32, values
+        near = rounded(power, bits)
+        values[f"{prefix}_T{j}"] = near
+        values[f"{prefix}_E{j}"] = rounded(power / near - 1, bits)
+    return "2^(j/8) = T (1 + E)", bits, values
 
 
 def upwards(exponent):
@@ -345,7 +356,8 @@ def solved(fit):
 
 def file_text():
     """The whole file."""
-    groups = [*constants(), exp_table(), *map(solved, fits())]
+    tables = [exp_table("FL_EXPTF", FLOAT32), exp_table("FL_EXPT", FLOAT64)]
+    groups = [*constants(), *tables, *map(solved, fits())]
     macros, declarations = [], []
     for about, bits, values in groups:
         macros.append("    /* " + about.replace("\n", "\n       ") + " */")
@@ -474,6 +486,21 @@ class Recipes:
         q = self.horner(fma, "FL_EXP_C", range(2, 13), r)
         return fma(fma(q, r, 1.0), r, 1.0) * scale
 
+    def expt(self, x):
+        """float64 exp with the table, as `exptf` with degree 7."""
+        np, fma, v = self.numpy, self.fma64, self.values
+        magic = np.float64(1.5 * 2**49 + 1023)
+        z = fma(x, v["FL_LOG2E"], magic)
+        n = z - magic
+        r = fma(n, -v["FL_LN2_LO"], fma(n, -v["FL_LN2_HI"], x))
+        bits = z.view(np.int64)
+        j = bits & 7
+        powers = np.array([v[f"FL_EXPT_T{i}"] for i in range(8)])
+        errors = np.array([v[f"FL_EXPT_E{i}"] for i in range(8)])
+        scale = ((bits >> 3) << 52).view(np.float64)  # applied last: fma64 splits what it is given
+        t = fma(self.horner(fma, "FL_EXPT_C", range(1, 8), r), r, errors[j])
+        return fma(powers[j], t, powers[j]) * scale
+
     def log(self, y, correction=0.0):
         """float64 log(y), plus correction / y.
 
@@ -569,6 +596,8 @@ def measure(points, exhaustive):
         (f"log1pf, {every} 2^-13 <= x <= 1", recipes.log1pf, mpmath.log1p, blocks32(2**-13, 1, 1)),
         ("exp, random -700 <= x <= 700", recipes.exp, mpmath.exp, blocks64(-700, 700)),
         ("exp, random -1 <= x <= 1", recipes.exp, mpmath.exp, blocks64(-1, 1)),
+        ("expt, random -700 <= x <= 700", recipes.expt, mpmath.exp, blocks64(-700, 700)),
+        ("expt, random -1 <= x <= 1", recipes.expt, mpmath.exp, blocks64(-1, 1)),
         ("log, random 1/2 <= x <= 2", recipes.log, mpmath.log, blocks64(0.5, 2)),
         ("log, random 2^-900 <= x <= 2^900", recipes.log, mpmath.log, blocks64(-900, 900, True)),
         ("log1p, random 0 <= x <= 1", recipes.log1p, mpmath.log1p, blocks64(0, 1)),
@@ -604,7 +633,7 @@ def search(trials=40_000, seed=1):
     """
     import numpy as np
 
-    fit = fits()[1]
+    fit = next(fit for fit in fits() if fit.prefix == "FL_LOG1PF_C")
     fit.nudges = {}
     start = fit.rounded_coefficients()
     first, last = (int(np.float32(v).view(np.int32)) for v in (0.25, 1))

@@ -32,6 +32,23 @@ cdef extern from *:
     #define FL_EXPTF_E6 (-0x1.f9c304p-27f)
     #define FL_EXPTF_T7 (0x1.d5818ep+0f)
     #define FL_EXPTF_E7 (-0x1.a5217cp-28f)
+    /* 2^(j/8) = T (1 + E) */
+    #define FL_EXPT_T0 (0x1p+0)
+    #define FL_EXPT_E0 (0x0p+0)
+    #define FL_EXPT_T1 (0x1.172b83c7d517bp+0)
+    #define FL_EXPT_E1 (-0x1.01b15eaa59348p-55)
+    #define FL_EXPT_T2 (0x1.306fe0a31b715p+0)
+    #define FL_EXPT_E2 (0x1.34d754db0abb6p-55)
+    #define FL_EXPT_T3 (0x1.4bfdad5362a27p+0)
+    #define FL_EXPT_E3 (0x1.690cebb7aafbp-56)
+    #define FL_EXPT_T4 (0x1.6a09e667f3bcdp+0)
+    #define FL_EXPT_E4 (-0x1.3b3efbf5e2228p-54)
+    #define FL_EXPT_T5 (0x1.8ace5422aa0dbp+0)
+    #define FL_EXPT_E5 (0x1.db72fc1f0eab4p-55)
+    #define FL_EXPT_T6 (0x1.ae89f995ad3adp+0)
+    #define FL_EXPT_E6 (0x1.c1a7792cb3387p-55)
+    #define FL_EXPT_T7 (0x1.d5818dcfba487p+0)
+    #define FL_EXPT_E7 (0x1.4a385a63d07a7p-56)
     /* exp(r) = 1 + r + C2 r^2 + ... + C6 r^6 on |r| <= 0.5014 ln 2
        relative error <= 2^-28.21 (2^-28.25 with unrounded coefficients) */
     #define FL_EXPF_C2 (0x1.fffffcp-2f)
@@ -69,6 +86,15 @@ cdef extern from *:
     #define FL_EXP_C10 (0x1.27e58f5337e1p-22)
     #define FL_EXP_C11 (0x1.af66b9f47e961p-26)
     #define FL_EXP_C12 (0x1.1e624d4742cfbp-29)
+    /* exp(r) = 1 + C1 r + ... + C7 r^7 on |r| <= 0.0627 ln 2, beside a table of 2^(j/8)
+       relative error <= 2^-58.24 (2^-58.26 with unrounded coefficients) */
+    #define FL_EXPT_C1 (0x1p+0)
+    #define FL_EXPT_C2 (0x1.000000000011p-1)
+    #define FL_EXPT_C3 (0x1.5555555555164p-3)
+    #define FL_EXPT_C4 (0x1.55555547e37a9p-5)
+    #define FL_EXPT_C5 (0x1.11111124dfc72p-7)
+    #define FL_EXPT_C6 (0x1.6c1cc7270017fp-10)
+    #define FL_EXPT_C7 (0x1.a016895a981ddp-13)
     /* log(y) = 2 s (1 + C1 z + ... + C8 z^8) with s = (y - 1)/(y + 1), z = s^2,
        on sqrt(1/2) <= y <= sqrt(2)
        relative error <= 2^-66.58 (2^-66.73 with unrounded coefficients) */
@@ -105,6 +131,22 @@ cdef extern from *:
     const float FL_EXPTF_E6
     const float FL_EXPTF_T7
     const float FL_EXPTF_E7
+    const double FL_EXPT_T0
+    const double FL_EXPT_E0
+    const double FL_EXPT_T1
+    const double FL_EXPT_E1
+    const double FL_EXPT_T2
+    const double FL_EXPT_E2
+    const double FL_EXPT_T3
+    const double FL_EXPT_E3
+    const double FL_EXPT_T4
+    const double FL_EXPT_E4
+    const double FL_EXPT_T5
+    const double FL_EXPT_E5
+    const double FL_EXPT_T6
+    const double FL_EXPT_E6
+    const double FL_EXPT_T7
+    const double FL_EXPT_E7
     const float FL_EXPF_C2
     const float FL_EXPF_C3
     const float FL_EXPF_C4
@@ -134,6 +176,13 @@ cdef extern from *:
     const double FL_EXP_C10
     const double FL_EXP_C11
     const double FL_EXP_C12
+    const double FL_EXPT_C1
+    const double FL_EXPT_C2
+    const double FL_EXPT_C3
+    const double FL_EXPT_C4
+    const double FL_EXPT_C5
+    const double FL_EXPT_C6
+    const double FL_EXPT_C7
     const double FL_LOG_C1
     const double FL_LOG_C2
     const double FL_LOG_C3

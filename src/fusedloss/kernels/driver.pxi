@@ -26,6 +26,7 @@ include "registers.pxi"
 include "storage.pxi"
 include "vectors.pxi"
 include "cross_entropy.pxi"
+include "side_by_side.pxi"
 include "pointwise.pxi"
 
 cnp.import_array()
@@ -408,7 +409,7 @@ cdef object answer(int verb, object value, object grad, object hess):
 
 cdef double softmax_ns(const Softmax* t) noexcept:
     cdef double row
-    if t.inner > 1 or t.classes <= FEW_CLASSES:
+    if few_classes(t):
         row = 10.0 + 1.6 * <double>t.classes
     else:
         row = 55.0 + 0.26 * <double>t.classes
@@ -497,16 +498,11 @@ cdef int share_rows(Softmax* t, int threads) except -1:
     for s.row in range(t.rows):
         read_row_options(t, s.row, 1, &r)
         if r.label[0] != IGNORED:
-            s.left_out = -1 if t.by_maximum else <Py_ssize_t>r.label[0]
+            s.label = label_of(t, &r, 0)
             run(shared_scan_double if wide else shared_scan_float, &s, groups, threads, ns)
             merge_parts(&s)
             scan = s.parts[0]
             keep_scan(t, s.row, &scan, &r, 0)
-            if winner_needs_a_sum(t, &r, 0):
-                s.left_out = scan.argmax
-                run(shared_scan_double if wide else shared_scan_float, &s, groups, threads, ns)
-                merge_parts(&s)
-                r.rest_of_max[0] = value_of(&s.parts[0].rest)
         finish(t, &r)
         if t.grad != NULL or t.hess != NULL:
             run(shared_write_double if wide else shared_write_float, &s, groups, threads, ns)
@@ -648,7 +644,6 @@ def cross_entropy(verb, logits, target, weight, sample_weight, ignore_index, lab
     if not take_census(&t, threads, r == MEAN):
         return NotImplemented
 
-    t.by_maximum = t.soft or t.smoothing > 0.0 or t.z_loss > 0.0
     if t.smoothing > 0.0:
         t.weight_sum = sum_weights(&t)
     if grad is not None:
@@ -685,7 +680,6 @@ cdef object softmax_entry(Kind kind, object x, object axis, object num_threads, 
     cdef cnp.ndarray a, result
     memset(&t, 0, sizeof(Softmax))
     t.kind = kind
-    t.by_maximum = True
     if threads < 0 or not canonical(x):
         return NotImplemented
     a = <cnp.ndarray>x

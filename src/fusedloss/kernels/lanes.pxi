@@ -190,12 +190,6 @@ cdef inline real exp_scaled(real x, real base, real magic, real floor, real hi, 
     return <real>0.0 * hi if y < floor else g
 
 
-cdef inline real exp_negative(real v) noexcept nogil:
-    """e^v for v <= 0, subnormal results included: computed as 2^64 e^v, which is normal where e^v is not zero.
-    nan gives nan."""
-    return exp_shifted(v, <real>0.0, magic_of(-64.0, v), floor_of(-64.0, v)) * <real>5.421010862427522e-20
-
-
 cdef inline double exp_shifted_low(double x, double base, double magic, double floor) noexcept nogil:
     """What exp_shifted has rounded away in its last addition: with it the result is good to 0.4 ulp."""
     cdef double y = x - base
@@ -292,16 +286,20 @@ cdef inline double log_plus(double u, double c) noexcept nogil:
     return fma(k, FL_LN2_SPLIT_HI, f - (half - tail))
 
 
-cdef inline double log1p_accurate(double v) noexcept nogil:
-    """log(1 + v) for v > -1/2 up to +inf: the rounding error of 1 + v is carried as a correction.
+cdef inline double log1p_of_two(double v, double low) noexcept nogil:
+    """log(1 + v + low) for v > -1/2 up to +inf and low small against v: what 1 + v has lost is carried as a correction.
 
     Max error 1 ulp. nan gives nan, +inf gives +inf.
     """
     cdef double u = 1.0 + v
     cdef double back = u - 1.0
-    cdef double c = (1.0 - (u - back)) + (v - back)
+    cdef double c = (1.0 - (u - back)) + (v - back) + low
     cdef double y = log_plus(u, c / u)
     return v if not (v < INFINITY) else y
+
+
+cdef inline double log1p_accurate(double v) noexcept nogil:
+    return log1p_of_two(v, 0.0)
 
 
 cdef inline float log1p_tail(float e) noexcept nogil:

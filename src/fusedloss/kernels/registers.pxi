@@ -7,6 +7,8 @@ cdef extern from "vectors.h":
         pass
     ctypedef struct vd:
         pass
+    ctypedef struct vdt:
+        pass
     vf vf_set(float a) noexcept nogil
     vf vf_load(const float* p) noexcept nogil
     vf vf_load_part(const float* p, long n, float rest) noexcept nogil
@@ -26,6 +28,10 @@ cdef extern from "vectors.h":
     vf vf_fma(vf a, vf b, vf c) noexcept nogil
     vf vf_nfma(vf a, vf b, vf c) noexcept nogil       # c - a*b
     vf vf_max(vf a, vf b) noexcept nogil              # a > b ? a : b
+    vf vf_min(vf a, vf b) noexcept nogil              # a < b ? a : b
+    vf vf_clamp_unless_zero(vf s, vf floor, vf a) noexcept nogil     # s == 0 ? floor : max(floor, a)
+    int vf_first_equal(vf a, vf b) noexcept nogil     # lane, 16 if none
+    float vf_largest(vf a) noexcept nogil             # of 16; no lane may be nan
     vf vf_table(const float* p) noexcept nogil
     vf vf_look_up(vf table, vi index) noexcept nogil
     vi vf_bits(vf a) noexcept nogil
@@ -45,9 +51,15 @@ cdef extern from "vectors.h":
     vd vd_load(const double* p) noexcept nogil
     vd vd_load_part(const double* p, long n, double rest) noexcept nogil
     vd vd_max(vd a, vd b) noexcept nogil              # a > b ? a : b
-    vd vd_power(vd a) noexcept nogil                  # the double whose exponent is in the low bits of a
+    vd vd_neg_abs(vd a) noexcept nogil
+    vd vd_shift_left(vd a, int n) noexcept nogil      # the bits
+    vd vd_add_bits(vd a, vd b) noexcept nogil
+    vdt vd_table(const double* p) noexcept nogil
+    vd vd_look_up(vdt table, vd index) noexcept nogil
     vf vf_narrow(vd a, vd b) noexcept nogil
     void fl_prefetch(const void* p) noexcept nogil
     int FL_CONVERTS
     vf vf_from_halves(const uint16_t* p) noexcept nogil
     vf vf_from_bfloats(const uint16_t* p) noexcept nogil
+    void vf_load_columns(const float* p, long stride, long width, vf* v) noexcept nogil
+    void vf_store_columns(float* p, long stride, long width, vf* v) noexcept nogil

@@ -10,6 +10,29 @@
 #include <stdint.h>
 #include <string.h>
 
+#if defined(__AVX2__) || defined(__AVX512F__)
+#include <immintrin.h>
+
+#if defined(_MSC_VER) && !defined(__clang__)
+static inline int fl_trailing_zeros(unsigned a) { unsigned long i; _BitScanForward(&i, a); return (int)i; }
+#else
+static inline int fl_trailing_zeros(unsigned a) { return __builtin_ctz(a); }
+#endif
+/* Four numbers of a row that has `width`, 2 to 4: nothing is read beyond its end. */
+static inline __m128 fl_row_end(const float *p, long width) {
+    static const int32_t from[5][4] = {{0}, {0}, {2, 3, 3, 3}, {1, 2, 3, 3}, {0, 1, 2, 3}};
+    return _mm_permutevar_ps(_mm_loadu_ps(p + width - 4), _mm_loadu_si128((const __m128i *)from[width]));
+}
+/* The first `width` of four numbers, 2 to 4. */
+static inline void fl_store_start(float *p, __m128 v, long width) {
+    switch (width) {
+        case 4: _mm_storeu_ps(p, v); return;
+        case 3: _mm_store_ss(p + 2, _mm_movehl_ps(v, v)); /* fall through */
+        default: _mm_storel_pi((__m64 *)p, v);
+    }
+}
+#endif
+
 #if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 #include <immintrin.h>
 
@@ -17,6 +40,7 @@
 typedef __m512 vf;
 typedef __m512i vi;
 typedef __m512d vd;
+typedef __m512d vdt;    /* a table of 8 doubles */
 
 static inline vf vf_set(float a) { return _mm512_set1_ps(a); }
 static inline vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
@@ -36,6 +60,7 @@ static inline vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
 static inline vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 static inline vf vf_nfma(vf a, vf b, vf c) { return _mm512_fnmadd_ps(a, b, c); }
 static inline vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
+static inline vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
 static inline vf vf_neg(vf a) { return _mm512_xor_ps(a, _mm512_set1_ps(-0.0f)); }
 static inline vf vf_neg_abs(vf a) { return _mm512_or_ps(a, _mm512_set1_ps(-0.0f)); }
 static inline vf vf_if_negative(vf s, vf a, vf b) {
@@ -46,6 +71,15 @@ static inline vf vf_if_less(vf s, vf t, vf a, vf b) {
 }
 static inline vf vf_if_equal(vf s, vf t, vf a, vf b) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(s, t, _CMP_EQ_OQ), b, a);
+}
+/* The first lane in which a == b, 16 if there is none. */
+static inline int vf_first_equal(vf a, vf b) {
+    return fl_trailing_zeros(_mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ) | 0x10000u);
+}
+static inline float vf_largest(vf a) { return _mm512_reduce_max_ps(a); }
+/* s == 0 ? floor : max(floor, a): a number is left out where its exponential's argument is clamped. */
+static inline vf vf_clamp_unless_zero(vf s, vf floor, vf a) {
+    return _mm512_mask_max_ps(floor, _knot_mask16(_mm512_cmp_ps_mask(s, _mm512_setzero_ps(), _CMP_EQ_OQ)), floor, a);
 }
 static inline vi vf_bits(vf a) { return _mm512_castps_si512(a); }
 static inline vf vf_of_bits(vi a) { return _mm512_castsi512_ps(a); }
@@ -73,11 +107,54 @@ static inline vd vd_mul(vd a, vd b) { return _mm512_mul_pd(a, b); }
 static inline vd vd_fma(vd a, vd b, vd c) { return _mm512_fmadd_pd(a, b, c); }
 static inline vd vd_nfma(vd a, vd b, vd c) { return _mm512_fnmadd_pd(a, b, c); }
 static inline vd vd_max(vd a, vd b) { return _mm512_max_pd(a, b); }
-/* The number whose exponent bits are the lowest bits of a. */
-static inline vd vd_power(vd a) { return _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(a), 52)); }
 static inline vd vd_load_part(const double *p, long n, double rest) {
     return _mm512_mask_loadu_pd(_mm512_set1_pd(rest), n < 8 ? (__mmask8)(n < 0 ? 0 : (1u << n) - 1) : 0xff, p);
 }
+/* Columns of rows: `width` <= 4 numbers of each of 16 rows, which begin `stride` numbers apart, to as many vectors,
+ * lane = row. A width below 4 is a whole row (stride = width), so that four numbers can be read of all rows but the last. */
+static inline __m512 fl_four_rows(const float *p, long stride, __m128 last) {
+    const __m256 a = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + 4 * stride), 1);
+    const __m256 b = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p + 8 * stride)), last, 1);
+    return _mm512_insertf32x8(_mm512_castps256_ps512(a), b, 1);
+}
+static inline void fl_transpose(vf *v) {
+    const __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(v[0], v[1]));
+    const __m512d b = _mm512_castps_pd(_mm512_unpackhi_ps(v[0], v[1]));
+    const __m512d c = _mm512_castps_pd(_mm512_unpacklo_ps(v[2], v[3]));
+    const __m512d d = _mm512_castps_pd(_mm512_unpackhi_ps(v[2], v[3]));
+    v[0] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
+    v[1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
+    v[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
+    v[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
+}
+static inline void vf_load_columns(const float *p, long stride, long width, vf *v) {
+    if (width == 1) { v[0] = vf_load(p); return; }
+    for (long i = 0; i < 3; i++) v[i] = fl_four_rows(p + i * stride, stride, _mm_loadu_ps(p + (12 + i) * stride));
+    v[3] = fl_four_rows(p + 3 * stride, stride, fl_row_end(p + 15 * stride, width));
+    fl_transpose(v);
+}
+/* The reverse; nothing else is written. The vectors are spoilt. */
+static inline void vf_store_columns(float *p, long stride, long width, vf *v) {
+    if (width == 1) { vf_store(p, v[0]); return; }
+    fl_transpose(v);
+    for (long i = 0; i < 4; i++, p += stride) {
+        fl_store_start(p, _mm512_castps512_ps128(v[i]), width);
+        fl_store_start(p + 4 * stride, _mm512_extractf32x4_ps(v[i], 1), width);
+        fl_store_start(p + 8 * stride, _mm512_extractf32x4_ps(v[i], 2), width);
+        fl_store_start(p + 12 * stride, _mm512_extractf32x4_ps(v[i], 3), width);
+    }
+}
+static inline vd vd_neg_abs(vd a) { return _mm512_or_pd(a, _mm512_set1_pd(-0.0)); }
+/* The bits as integers: shifted, added. */
+static inline vd vd_shift_left(vd a, unsigned n) {
+    return _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(a), n));
+}
+static inline vd vd_add_bits(vd a, vd b) {
+    return _mm512_castsi512_pd(_mm512_add_epi64(_mm512_castpd_si512(a), _mm512_castpd_si512(b)));
+}
+/* A table of 8 doubles, and its entries named by the low 3 bits of each lane. */
+static inline vdt vd_table(const double *p) { return _mm512_loadu_pd(p); }
+static inline vd vd_look_up(vdt table, vd index) { return _mm512_permutexvar_pd(_mm512_castpd_si512(index), table); }
 
 /* MSVC names neither FMA nor F16C; with AVX2 it uses both. */
 #elif defined(__AVX2__) && (defined(_MSC_VER) || (defined(__FMA__) && defined(__F16C__)))
@@ -87,6 +164,7 @@ static inline vd vd_load_part(const double *p, long n, double rest) {
 typedef struct { __m256 a, b; } vf;
 typedef struct { __m256i a, b; } vi;
 typedef struct { __m256d a, b; } vd;
+typedef struct { __m256i low, high; } vdt;  /* the low and the high halves of 8 doubles */
 #define FL_F(x, y) ((vf){(x), (y)})
 #define FL_I(x, y) ((vi){(x), (y)})
 #define FL_D(x, y) ((vd){(x), (y)})
@@ -120,6 +198,7 @@ static inline vf vf_nfma(vf a, vf b, vf c) {
     return FL_F(_mm256_fnmadd_ps(a.a, b.a, c.a), _mm256_fnmadd_ps(a.b, b.b, c.b));
 }
 static inline vf vf_max(vf a, vf b) { return FL_F(_mm256_max_ps(a.a, b.a), _mm256_max_ps(a.b, b.b)); }
+static inline vf vf_min(vf a, vf b) { return FL_F(_mm256_min_ps(a.a, b.a), _mm256_min_ps(a.b, b.b)); }
 static inline vf vf_neg(vf a) {
     const __m256 sign = _mm256_set1_ps(-0.0f);
     return FL_F(_mm256_xor_ps(a.a, sign), _mm256_xor_ps(a.b, sign));
@@ -138,6 +217,20 @@ static inline vf vf_if_less(vf s, vf t, vf a, vf b) {
 static inline vf vf_if_equal(vf s, vf t, vf a, vf b) {
     return FL_F(_mm256_blendv_ps(b.a, a.a, _mm256_cmp_ps(s.a, t.a, _CMP_EQ_OQ)),
                 _mm256_blendv_ps(b.b, a.b, _mm256_cmp_ps(s.b, t.b, _CMP_EQ_OQ)));
+}
+static inline int vf_first_equal(vf a, vf b) {
+    const int low = _mm256_movemask_ps(_mm256_cmp_ps(a.a, b.a, _CMP_EQ_OQ));
+    const int high = _mm256_movemask_ps(_mm256_cmp_ps(a.b, b.b, _CMP_EQ_OQ));
+    return fl_trailing_zeros((unsigned)(low | high << 8 | 0x10000));
+}
+static inline float vf_largest(vf a) {
+    const __m256 m = _mm256_max_ps(a.a, a.b);
+    __m128 n = _mm_max_ps(_mm256_castps256_ps128(m), _mm256_extractf128_ps(m, 1));
+    n = _mm_max_ps(n, _mm_movehl_ps(n, n));
+    return _mm_cvtss_f32(_mm_max_ss(n, _mm_movehdup_ps(n)));
+}
+static inline vf vf_clamp_unless_zero(vf s, vf floor, vf a) {
+    return vf_if_equal(s, vf_set(0), floor, vf_max(floor, a));
 }
 static inline vi vf_bits(vf a) { return FL_I(_mm256_castps_si256(a.a), _mm256_castps_si256(a.b)); }
 static inline vf vf_of_bits(vi a) { return FL_F(_mm256_castsi256_ps(a.a), _mm256_castsi256_ps(a.b)); }
@@ -181,12 +274,81 @@ static inline vd vd_nfma(vd a, vd b, vd c) {
     return FL_D(_mm256_fnmadd_pd(a.a, b.a, c.a), _mm256_fnmadd_pd(a.b, b.b, c.b));
 }
 static inline vd vd_max(vd a, vd b) { return FL_D(_mm256_max_pd(a.a, b.a), _mm256_max_pd(a.b, b.b)); }
-static inline __m256d fl_power(__m256d a) { return _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(a), 52)); }
-static inline vd vd_power(vd a) { return FL_D(fl_power(a.a), fl_power(a.b)); }
 static inline vd vd_load_part(const double *p, long n, double rest) {
     double x[8];
     for (int i = 0; i < 8; i++) x[i] = i < n ? p[i] : rest;
     return vd_load(x);
+}
+static inline __m256 fl_two_rows(__m128 a, __m128 b) { return _mm256_insertf128_ps(_mm256_castps128_ps256(a), b, 1); }
+static inline void fl_transpose(__m256 *v) {
+    const __m256d a = _mm256_castps_pd(_mm256_unpacklo_ps(v[0], v[1]));
+    const __m256d b = _mm256_castps_pd(_mm256_unpackhi_ps(v[0], v[1]));
+    const __m256d c = _mm256_castps_pd(_mm256_unpacklo_ps(v[2], v[3]));
+    const __m256d d = _mm256_castps_pd(_mm256_unpackhi_ps(v[2], v[3]));
+    v[0] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, c));
+    v[1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, c));
+    v[2] = _mm256_castpd_ps(_mm256_unpacklo_pd(b, d));
+    v[3] = _mm256_castpd_ps(_mm256_unpackhi_pd(b, d));
+}
+static inline void vf_load_columns(const float *p, long stride, long width, vf *v) {
+    if (width == 1) { v[0] = vf_load(p); return; }
+    __m256 a[4], b[4];
+    const float *q = p + 8 * stride;
+    for (long i = 0; i < 4; i++) {
+        a[i] = fl_two_rows(_mm_loadu_ps(p + i * stride), _mm_loadu_ps(p + (4 + i) * stride));
+        b[i] = fl_two_rows(_mm_loadu_ps(q + i * stride),
+                           i < 3 ? _mm_loadu_ps(q + (4 + i) * stride) : fl_row_end(q + 7 * stride, width));
+    }
+    fl_transpose(a);
+    fl_transpose(b);
+    for (int i = 0; i < 4; i++) v[i] = FL_F(a[i], b[i]);
+}
+static inline void vf_store_columns(float *p, long stride, long width, vf *v) {
+    if (width == 1) { vf_store(p, v[0]); return; }
+    __m256 a[4], b[4];
+    for (int i = 0; i < 4; i++) { a[i] = v[i].a; b[i] = v[i].b; }
+    fl_transpose(a);
+    fl_transpose(b);
+    for (long i = 0; i < 4; i++, p += stride) {
+        fl_store_start(p, _mm256_castps256_ps128(a[i]), width);
+        fl_store_start(p + 4 * stride, _mm256_extractf128_ps(a[i], 1), width);
+        fl_store_start(p + 8 * stride, _mm256_castps256_ps128(b[i]), width);
+        fl_store_start(p + 12 * stride, _mm256_extractf128_ps(b[i], 1), width);
+    }
+}
+static inline vd vd_neg_abs(vd a) {
+    const __m256d sign = _mm256_set1_pd(-0.0);
+    return FL_D(_mm256_or_pd(a.a, sign), _mm256_or_pd(a.b, sign));
+}
+static inline vd vd_shift_left(vd v, int n) {
+    return FL_D(_mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(v.a), n)),
+                _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(v.b), n)));
+}
+static inline __m256d fl_add_bits(__m256d a, __m256d b) {
+    return _mm256_castsi256_pd(_mm256_add_epi64(_mm256_castpd_si256(a), _mm256_castpd_si256(b)));
+}
+static inline vd vd_add_bits(vd a, vd b) { return FL_D(fl_add_bits(a.a, b.a), fl_add_bits(a.b, b.b)); }
+/* Eight doubles are two registers, and only halves of doubles can be picked from a register at will. */
+static inline vdt vd_table(const double *p) {
+    uint32_t low[8], high[8];
+    vdt t;
+    for (int i = 0; i < 8; i++) {
+        uint64_t bits;
+        memcpy(&bits, p + i, 8);
+        low[i] = (uint32_t)bits;
+        high[i] = (uint32_t)(bits >> 32);
+    }
+    t.low = _mm256_loadu_si256((const __m256i *)low);
+    t.high = _mm256_loadu_si256((const __m256i *)high);
+    return t;
+}
+static inline __m256d fl_look_up(vdt t, __m256i index) {
+    const __m256i low = _mm256_permutevar8x32_epi32(t.low, index);
+    const __m256i high = _mm256_permutevar8x32_epi32(t.high, _mm256_slli_epi64(index, 32));
+    return _mm256_castsi256_pd(_mm256_blend_epi32(low, high, 0xaa));
+}
+static inline vd vd_look_up(vdt t, vd index) {
+    return FL_D(fl_look_up(t, _mm256_castpd_si256(index.a)), fl_look_up(t, _mm256_castpd_si256(index.b)));
 }
 #undef FL_F
 #undef FL_I
@@ -198,6 +360,8 @@ static inline vd vd_load_part(const double *p, long n, double rest) {
 typedef struct { float x[16]; } vf;
 typedef struct { uint32_t x[16]; } vi;
 typedef struct { double x[8]; } vd;
+typedef vd vdt;
+typedef struct { uint64_t x[8]; } fl_vl;
 /* An operation written for lane i; the loops become vectors where the compiler knows how. */
 #define FL_LANEWISE(type, count, expression) \
     type r; for (int i = 0; i < count; i++) { r.x[i] = expression; } return r
@@ -215,6 +379,7 @@ static inline vf vf_div(vf a, vf b) { FL_LANEWISE(vf, 16, a.x[i] / b.x[i]); }
 static inline vf vf_fma(vf a, vf b, vf c) { FL_LANEWISE(vf, 16, fmaf(a.x[i], b.x[i], c.x[i])); }
 static inline vf vf_nfma(vf a, vf b, vf c) { FL_LANEWISE(vf, 16, fmaf(-a.x[i], b.x[i], c.x[i])); }
 static inline vf vf_max(vf a, vf b) { FL_LANEWISE(vf, 16, a.x[i] > b.x[i] ? a.x[i] : b.x[i]); }
+static inline vf vf_min(vf a, vf b) { FL_LANEWISE(vf, 16, a.x[i] < b.x[i] ? a.x[i] : b.x[i]); }
 static inline vf vf_neg(vf a) { FL_LANEWISE(vf, 16, -a.x[i]); }
 static inline vi vf_bits(vf a) { vi r; memcpy(&r, &a, sizeof r); return r; }
 static inline vf vf_of_bits(vi a) { vf r; memcpy(&r, &a, sizeof r); return r; }
@@ -226,6 +391,19 @@ static inline vf vf_if_negative(vf s, vf a, vf b) {
 }
 static inline vf vf_if_less(vf s, vf t, vf a, vf b) { FL_LANEWISE(vf, 16, s.x[i] < t.x[i] ? a.x[i] : b.x[i]); }
 static inline vf vf_if_equal(vf s, vf t, vf a, vf b) { FL_LANEWISE(vf, 16, s.x[i] == t.x[i] ? a.x[i] : b.x[i]); }
+static inline int vf_first_equal(vf a, vf b) {
+    int i = 0;
+    while (i < 16 && !(a.x[i] == b.x[i])) i++;
+    return i;
+}
+static inline float vf_largest(vf a) {
+    float best = a.x[0];
+    for (int i = 1; i < 16; i++) best = a.x[i] > best ? a.x[i] : best;
+    return best;
+}
+static inline vf vf_clamp_unless_zero(vf s, vf floor, vf a) {
+    return vf_if_equal(s, vf_set(0), floor, vf_max(floor, a));
+}
 static inline vi vi_add(vi a, vi b) { FL_LANEWISE(vi, 16, a.x[i] + b.x[i]); }
 static inline vi vi_shift_left(vi a, int n) { FL_LANEWISE(vi, 16, a.x[i] << n); }
 static inline vi vi_shift_right(vi a, int n) { FL_LANEWISE(vi, 16, a.x[i] >> n); }
@@ -246,14 +424,24 @@ static inline vd vd_mul(vd a, vd b) { FL_LANEWISE(vd, 8, a.x[i] * b.x[i]); }
 static inline vd vd_fma(vd a, vd b, vd c) { FL_LANEWISE(vd, 8, fma(a.x[i], b.x[i], c.x[i])); }
 static inline vd vd_nfma(vd a, vd b, vd c) { FL_LANEWISE(vd, 8, fma(-a.x[i], b.x[i], c.x[i])); }
 static inline vd vd_max(vd a, vd b) { FL_LANEWISE(vd, 8, a.x[i] > b.x[i] ? a.x[i] : b.x[i]); }
-static inline vd vd_power(vd a) {
-    uint64_t bits[8];
-    memcpy(bits, &a, sizeof bits);
-    for (int i = 0; i < 8; i++) bits[i] <<= 52;
-    memcpy(&a, bits, sizeof bits);
-    return a;
-}
 static inline vd vd_load_part(const double *p, long n, double rest) { FL_LANEWISE(vd, 8, i < n ? p[i] : rest); }
+static inline void vf_load_columns(const float *p, long stride, long width, vf *v) {
+    for (long c = 0; c < width; c++) for (long i = 0; i < 16; i++) v[c].x[i] = p[i * stride + c];
+}
+static inline void vf_store_columns(float *p, long stride, long width, vf *v) {
+    for (long c = 0; c < width; c++) for (long i = 0; i < 16; i++) p[i * stride + c] = v[c].x[i];
+}
+static inline fl_vl fl_bits(vd a) { fl_vl r; memcpy(&r, &a, sizeof r); return r; }
+static inline vd fl_of_bits(fl_vl a) { vd r; memcpy(&r, &a, sizeof r); return r; }
+static inline fl_vl fl_shift_left(fl_vl a, int n) { FL_LANEWISE(fl_vl, 8, a.x[i] << n); }
+static inline fl_vl fl_add_bits(fl_vl a, fl_vl b) { FL_LANEWISE(fl_vl, 8, a.x[i] + b.x[i]); }
+static inline fl_vl fl_or_sign(fl_vl a) { FL_LANEWISE(fl_vl, 8, a.x[i] | 0x8000000000000000u); }
+static inline vd vd_neg_abs(vd a) { return fl_of_bits(fl_or_sign(fl_bits(a))); }
+static inline vd vd_shift_left(vd a, int n) { return fl_of_bits(fl_shift_left(fl_bits(a), n)); }
+static inline vd vd_add_bits(vd a, vd b) { return fl_of_bits(fl_add_bits(fl_bits(a), fl_bits(b))); }
+static inline vdt vd_table(const double *p) { return vd_load(p); }
+static inline vd fl_look_up(vdt table, fl_vl index) { FL_LANEWISE(vd, 8, table.x[index.x[i] & 7]); }
+static inline vd vd_look_up(vdt table, vd index) { return fl_look_up(table, fl_bits(index)); }
 #undef FL_LANEWISE
 
 #endif

@@ -73,6 +73,61 @@ cdef inline vf exp_vector(vf y, vf magic, vf floor, vf offsets, vf errors) noexc
     return vf_fma(power, t, power)
 
 
+cdef struct Exponents:
+    # What exp_vector needs for one scale.
+    vf magic
+    vf floor
+    vf offsets
+    vf errors
+
+
+cdef inline Exponents exponents_of(double scale) noexcept nogil:
+    cdef Exponents k
+    k.magic = vf_set(eighths_magic(scale))
+    k.floor = vf_set(eighths_floor(scale))
+    k.offsets = vf_table(exp_offsets)
+    k.errors = vf_table(exp_errors)
+    return k
+
+
+cdef inline vf exp_with_low(vf raised, const Exponents* k, vf* low) noexcept nogil:
+    """exp_vector of an argument that is not below the floor, and OUT low: what its last rounding has lost. The sum of
+    both is good to 2^-28."""
+    cdef vf z = vf_fma(raised, vf_set(FL_LOG2EF), k.magic)
+    cdef vf t = exp_rest(raised, z, k.magic, k.errors)
+    cdef vf power = exp_power(z, k.offsets)
+    cdef vf e = vf_fma(power, t, power)
+    low[0] = vf_fma(power, t, vf_sub(power, e))
+    return e
+
+
+cdef inline void exp_two_with_low(vf* a, vf* b, const Exponents* k, vf* low_a, vf* low_b) noexcept nogil:
+    """exp_with_low of both, in place; the operations alternate, since a processor does not look ahead far enough to
+    find the second chain of them."""
+    cdef vf z = vf_fma(a[0], vf_set(FL_LOG2EF), k.magic)
+    cdef vf w = vf_fma(b[0], vf_set(FL_LOG2EF), k.magic)
+    cdef vf n = vf_sub(z, k.magic)
+    cdef vf m = vf_sub(w, k.magic)
+    cdef vf r = vf_nfma(n, vf_set(FL_LN2F_HI), a[0])
+    cdef vf s = vf_nfma(m, vf_set(FL_LN2F_HI), b[0])
+    r = vf_nfma(n, vf_set(FL_LN2F_LO), r)
+    s = vf_nfma(m, vf_set(FL_LN2F_LO), s)
+    n = vf_fma(vf_set(FL_EXPTF_C4), r, vf_set(FL_EXPTF_C3))
+    m = vf_fma(vf_set(FL_EXPTF_C4), s, vf_set(FL_EXPTF_C3))
+    n = vf_fma(n, r, vf_set(FL_EXPTF_C2))
+    m = vf_fma(m, s, vf_set(FL_EXPTF_C2))
+    n = vf_fma(n, r, vf_set(FL_EXPTF_C1))
+    m = vf_fma(m, s, vf_set(FL_EXPTF_C1))
+    n = vf_fma(n, r, vf_look_up(k.errors, vf_bits(z)))
+    m = vf_fma(m, s, vf_look_up(k.errors, vf_bits(w)))
+    z = exp_power(z, k.offsets)
+    w = exp_power(w, k.offsets)
+    a[0] = vf_fma(z, n, z)
+    b[0] = vf_fma(w, m, w)
+    low_a[0] = vf_fma(z, n, vf_sub(z, a[0]))
+    low_b[0] = vf_fma(w, m, vf_sub(w, b[0]))
+
+
 cdef inline double fold_vectors(vd a, vd b) noexcept nogil:
     """Sum of 16 numbers, in the order 16 -> 8 -> 4 -> 2 -> 1."""
     cdef double lanes[8]
@@ -80,8 +135,73 @@ cdef inline double fold_vectors(vd a, vd b) noexcept nogil:
     return (((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7])))
 
 
-cdef double exp_sum(const float* x, Py_ssize_t n, Py_ssize_t left_out, const Shift* shift) noexcept nogil:
-    """Sum of e^(x - base) / 2^scale over x[0:n], n <= COLUMNS, without x[left_out] (-1: over all).
+cdef enum:
+    SEARCHED = 16 * LANES      # numbers to look through for the place of a maximum
+
+
+cdef inline vf load_without(const float* x, Py_ssize_t i, Py_ssize_t n, Py_ssize_t hole) noexcept nogil:
+    """x[i:i+16] up to n, with -inf for x[hole] and for what is not there."""
+    cdef vf v = vf_load_part(x + i, n - i, -INFINITY)
+    return vf_if_equal(vf_count(), vf_set(<float>(hole - i)), vf_set(-INFINITY), v)
+
+
+cdef void find_top_float(const float* x, Py_ssize_t n, Py_ssize_t hole, float* top, Py_ssize_t* top_at) noexcept nogil:
+    """OUT the largest of x[0:n], n <= COLUMNS, but x[hole] (-1: none), and the first place that has it; -1 if all are
+    -inf or nan, which is passed over: a sum will see it."""
+    cdef float maxima[256]       # a vector for each part of a column block
+    cdef Py_ssize_t parts = (n + SEARCHED - 1) // SEARCHED
+    cdef Py_ssize_t part, at, last, i
+    cdef int lane
+    cdef vf lowest = vf_set(-INFINITY)
+    cdef vf best = lowest
+    cdef vf a, b, c, d
+    for part in range(parts):
+        at = part * SEARCHED
+        a = lowest
+        b = lowest
+        c = lowest
+        d = lowest
+        if at + SEARCHED <= n and not at <= hole < at + SEARCHED:
+            for i in range(4):
+                a = vf_max(vf_load(x + at), a)
+                b = vf_max(vf_load(x + at + LANES), b)
+                c = vf_max(vf_load(x + at + 2 * LANES), c)
+                d = vf_max(vf_load(x + at + 3 * LANES), d)
+                at += 4 * LANES
+        else:
+            last = min(at + SEARCHED, n)
+            while at < last:
+                a = vf_max(load_without(x, at, n, hole), a)
+                at += LANES
+        a = vf_max(vf_max(a, b), vf_max(c, d))
+        vf_store(maxima + part * LANES, a)
+        best = vf_max(a, best)
+    top[0] = vf_largest(best)
+    top_at[0] = -1
+    if top[0] == -INFINITY:
+        return
+    best = vf_set(top[0])
+    for part in range(parts):
+        if vf_first_equal(vf_load(maxima + part * LANES), best) == LANES:
+            continue
+        at = part * SEARCHED
+        while True:
+            lane = vf_first_equal(load_without(x, at, n, hole), best)
+            if lane < LANES:
+                top_at[0] = at + lane
+                return
+            at += LANES
+
+
+cdef inline Py_ssize_t next_stop(Py_ssize_t i, Py_ssize_t a, Py_ssize_t b, Py_ssize_t end) noexcept nogil:
+    """The next of three places where a loop must stop, from i on; -1 is none."""
+    cdef Py_ssize_t stop = end
+    stop = a if i <= a < stop else stop
+    return b if i <= b < stop else stop
+
+
+cdef double exp_sum(const float* x, Py_ssize_t n, Py_ssize_t a, Py_ssize_t b, const Shift* shift) noexcept nogil:
+    """Sum of e^(x - base) / 2^scale over x[0:n], n <= COLUMNS, without x[a] and x[b] (-1: none).
 
     Four terms are added in float32 (relative error below 2*2^-24), then all in float64. nan gives nan, -inf counts as
     0. What lies COLUMNS further on is fetched meanwhile: the next block of columns, or the next row.
@@ -96,14 +216,15 @@ cdef double exp_sum(const float* x, Py_ssize_t n, Py_ssize_t left_out, const Shi
     cdef const float* ahead = x + COLUMNS
     cdef Py_ssize_t i = 0
     cdef Py_ssize_t full = n - n % WIDE
-    cdef Py_ssize_t special = left_out - left_out % WIDE if left_out >= 0 else n
+    cdef Py_ssize_t at_a = a - a % WIDE if a >= 0 else -1
+    cdef Py_ssize_t at_b = b - b % WIDE if b >= 0 else -1
     cdef Py_ssize_t stop, at, k
     if shift.base != 0.0:
         for k in range(n):
             moved[k] = x[k] - <float>shift.base
         x = moved
     while i < n:
-        if i == special or i == full:
+        if i == at_a or i == at_b or i == full:
             # Where a class is left out, and at the row's end: -inf stands for what is not there.
             at = i
             q_0 = vf_set(0.0)
@@ -112,7 +233,8 @@ cdef double exp_sum(const float* x, Py_ssize_t n, Py_ssize_t left_out, const Shi
                 if at >= n:
                     break
                 v = vf_load_part(x + at, n - at, -INFINITY)
-                v = vf_if_equal(vf_count(), vf_set(<float>(left_out - at)), vf_set(-INFINITY), v)
+                v = vf_if_equal(vf_count(), vf_set(<float>(a - at)), vf_set(-INFINITY), v)
+                v = vf_if_equal(vf_count(), vf_set(<float>(b - at)), vf_set(-INFINITY), v)
                 v = exp_vector(v, magic, floor, offsets, errors)
                 if k < 2:
                     q_0 = vf_add(q_0, v)
@@ -124,7 +246,7 @@ cdef double exp_sum(const float* x, Py_ssize_t n, Py_ssize_t left_out, const Shi
             sum_1 = vd_add(sum_1, vd_high(q_0))
             i += WIDE
             continue
-        stop = special if i < special < full else full
+        stop = next_stop(i, at_a, at_b, full)
         while i < stop:
             fl_prefetch(ahead + i)
             fl_prefetch(ahead + i + LANES)
@@ -141,45 +263,109 @@ cdef double exp_sum(const float* x, Py_ssize_t n, Py_ssize_t left_out, const Shi
     return fold_vectors(sum_0, sum_1)
 
 
-cdef inline void exp_vectors(vd* a, vd* b, vd magic, vd floor) noexcept nogil:
-    """exp_shifted of both, in place: the same operations, which alternate, since one chain of them is longer than what
-    a processor looks ahead. What is below `floor` is raised to it, where the power is 0."""
-    cdef vd x = vd_max(floor, a[0])
-    cdef vd y = vd_max(floor, b[0])
-    cdef vd z = vd_fma(x, vd_set(FL_LOG2E), magic)
-    cdef vd w = vd_fma(y, vd_set(FL_LOG2E), magic)
-    cdef vd n = vd_sub(z, magic)
-    cdef vd m = vd_sub(w, magic)
+# float64: the same, with a polynomial of degree 7. Max error 0.62 ulp, and 11 operations of the kind that limits the
+# loop, instead of the 16 of degree 12 without a table, which has 0.9.
+
+# The bits of T_j as a double, less its exponent of 1023 and less j in the place where the shifted index adds it.
+cdef double expd_offsets[8]
+cdef double expd_errors[8]
+
+
+cdef void fill_expd_tables() noexcept:
+    cdef double powers[8]
+    cdef int j
+    powers[0] = FL_EXPT_T0
+    expd_errors[0] = FL_EXPT_E0
+    powers[1] = FL_EXPT_T1
+    expd_errors[1] = FL_EXPT_E1
+    powers[2] = FL_EXPT_T2
+    expd_errors[2] = FL_EXPT_E2
+    powers[3] = FL_EXPT_T3
+    expd_errors[3] = FL_EXPT_E3
+    powers[4] = FL_EXPT_T4
+    expd_errors[4] = FL_EXPT_E4
+    powers[5] = FL_EXPT_T5
+    expd_errors[5] = FL_EXPT_E5
+    powers[6] = FL_EXPT_T6
+    expd_errors[6] = FL_EXPT_E6
+    powers[7] = FL_EXPT_T7
+    expd_errors[7] = FL_EXPT_E7
+    for j in range(8):
+        expd_offsets[j] = fl_double_bits(fl_bits_f64(powers[j]) - (<uint64_t>1023 << 52) - (<uint64_t>j << 49))
+
+
+fill_expd_tables()
+
+
+cdef struct DoubleExp:
+    # What exp_vectors needs, for one scale.
+    vd magic
+    vd floor
+    vdt offsets
+    vdt errors
+
+
+cdef inline DoubleExp double_exp(double scale) noexcept nogil:
+    """For e^x / 2^scale: 1.5*2^49 + 1023 - scale leaves round(8 x log2 e) in the low bits, as eighths_magic does, and
+    floor is where the result's exponent and index are both 0, so that it is 0."""
+    cdef DoubleExp of
+    of.magic = vd_set(844424930131968.0 + 1023.0 - scale)
+    of.floor = vd_set((scale - 1023.0) * FL_LN2_HI)
+    of.offsets = vd_table(expd_offsets)
+    of.errors = vd_table(expd_errors)
+    return of
+
+
+cdef inline void exp_parts(vd* a, vd* b, vd* s, vd* t, const DoubleExp* of) noexcept nogil:
+    """e^a / 2^scale = a + a s and e^b / 2^scale = b + b t, OUT all four. The operations alternate, since one chain of
+    them is longer than what a processor looks ahead. What is below `floor`, -inf too, is raised to it; nan stays."""
+    cdef vd x = vd_max(of.floor, a[0])
+    cdef vd y = vd_max(of.floor, b[0])
+    cdef vd z = vd_fma(x, vd_set(FL_LOG2E), of.magic)
+    cdef vd w = vd_fma(y, vd_set(FL_LOG2E), of.magic)
+    cdef vd n = vd_sub(z, of.magic)
+    cdef vd m = vd_sub(w, of.magic)
+    a[0] = vd_add_bits(vd_shift_left(z, 49), vd_look_up(of.offsets, z))
+    b[0] = vd_add_bits(vd_shift_left(w, 49), vd_look_up(of.offsets, w))
     x = vd_nfma(n, vd_set(FL_LN2_HI), x)
     y = vd_nfma(m, vd_set(FL_LN2_HI), y)
     x = vd_nfma(n, vd_set(FL_LN2_LO), x)
     y = vd_nfma(m, vd_set(FL_LN2_LO), y)
-    n = vd_fma(vd_set(FL_EXP_C12), x, vd_set(FL_EXP_C11))
-    m = vd_fma(vd_set(FL_EXP_C12), y, vd_set(FL_EXP_C11))
-    n = vd_fma(n, x, vd_set(FL_EXP_C10))
-    m = vd_fma(m, y, vd_set(FL_EXP_C10))
-    n = vd_fma(n, x, vd_set(FL_EXP_C9))
-    m = vd_fma(m, y, vd_set(FL_EXP_C9))
-    n = vd_fma(n, x, vd_set(FL_EXP_C8))
-    m = vd_fma(m, y, vd_set(FL_EXP_C8))
-    n = vd_fma(n, x, vd_set(FL_EXP_C7))
-    m = vd_fma(m, y, vd_set(FL_EXP_C7))
-    n = vd_fma(n, x, vd_set(FL_EXP_C6))
-    m = vd_fma(m, y, vd_set(FL_EXP_C6))
-    n = vd_fma(n, x, vd_set(FL_EXP_C5))
-    m = vd_fma(m, y, vd_set(FL_EXP_C5))
-    n = vd_fma(n, x, vd_set(FL_EXP_C4))
-    m = vd_fma(m, y, vd_set(FL_EXP_C4))
-    n = vd_fma(n, x, vd_set(FL_EXP_C3))
-    m = vd_fma(m, y, vd_set(FL_EXP_C3))
-    n = vd_fma(n, x, vd_set(FL_EXP_C2))
-    m = vd_fma(m, y, vd_set(FL_EXP_C2))
-    n = vd_fma(n, x, vd_set(1.0))
-    m = vd_fma(m, y, vd_set(1.0))
-    n = vd_fma(n, x, vd_set(1.0))
-    m = vd_fma(m, y, vd_set(1.0))
-    a[0] = vd_mul(n, vd_power(z))
-    b[0] = vd_mul(m, vd_power(w))
+    n = vd_fma(vd_set(FL_EXPT_C7), x, vd_set(FL_EXPT_C6))
+    m = vd_fma(vd_set(FL_EXPT_C7), y, vd_set(FL_EXPT_C6))
+    n = vd_fma(n, x, vd_set(FL_EXPT_C5))
+    m = vd_fma(m, y, vd_set(FL_EXPT_C5))
+    n = vd_fma(n, x, vd_set(FL_EXPT_C4))
+    m = vd_fma(m, y, vd_set(FL_EXPT_C4))
+    n = vd_fma(n, x, vd_set(FL_EXPT_C3))
+    m = vd_fma(m, y, vd_set(FL_EXPT_C3))
+    n = vd_fma(n, x, vd_set(FL_EXPT_C2))
+    m = vd_fma(m, y, vd_set(FL_EXPT_C2))
+    n = vd_fma(n, x, vd_set(FL_EXPT_C1))
+    m = vd_fma(m, y, vd_set(FL_EXPT_C1))
+    s[0] = vd_fma(n, x, vd_look_up(of.errors, z))
+    t[0] = vd_fma(m, y, vd_look_up(of.errors, w))
+
+
+cdef inline void exp_vectors(vd* a, vd* b, const DoubleExp* of) noexcept nogil:
+    """e^x / 2^scale of both, in place. -inf gives 0, nan gives nan."""
+    cdef vd s, t
+    exp_parts(a, b, &s, &t, of)
+    a[0] = vd_fma(a[0], s, a[0])
+    b[0] = vd_fma(b[0], t, b[0])
+
+
+cdef inline void exp_vectors_low(vd* a, vd* b, vd* a_low, vd* b_low, const DoubleExp* of) noexcept nogil:
+    """exp_vectors, and OUT what its last rounding has lost: with it the result is good to 0.1 ulp."""
+    cdef vd s, t
+    exp_parts(a, b, &s, &t, of)
+    cdef vd high = vd_fma(a[0], s, a[0])
+    cdef vd other = vd_fma(b[0], t, b[0])
+    # The difference is exact: both are within a factor of two.
+    a_low[0] = vd_fma(a[0], s, vd_sub(a[0], high))
+    b_low[0] = vd_fma(b[0], t, vd_sub(b[0], other))
+    a[0] = high
+    b[0] = other
 
 
 cdef inline void add_vector(vd* high, vd* low, vd value) noexcept nogil:
@@ -190,14 +376,12 @@ cdef inline void add_vector(vd* high, vd* low, vd value) noexcept nogil:
     high[0] = s
 
 
-cdef void exp_sum_double(const double* x, Py_ssize_t n, Py_ssize_t left_out, const Shift* shift,
+cdef void exp_sum_double(const double* x, Py_ssize_t n, Py_ssize_t left_a, Py_ssize_t left_b, const Shift* shift,
                          Sum* total) noexcept nogil:
-    """Add e^(x - base) / 2^scale over x[0:n] without x[left_out] (-1: over all), keeping the rounding error of each
-    addition. What lies COLUMNS further on is fetched meanwhile."""
+    """Add e^(x - base) / 2^scale over x[0:n] without x[left_a] and x[left_b] (-1: none), keeping the rounding error
+    of each addition. What lies COLUMNS further on is fetched meanwhile."""
     cdef vd base = vd_set(shift.base)
-    cdef vd magic = vd_set(magic_of(shift.scale, <double>0))
-    # Where the exponent of the result is 0: half a step below its smallest normal number.
-    cdef vd floor = vd_set((shift.scale - 1023.0) * FL_LN2_HI)
+    cdef DoubleExp exponents = double_exp(shift.scale)
     cdef vd high_0 = vd_set(0.0), high_1 = vd_set(0.0), low_0 = vd_set(0.0), low_1 = vd_set(0.0)
     cdef vd a, b
     cdef double around[LANES]
@@ -205,26 +389,27 @@ cdef void exp_sum_double(const double* x, Py_ssize_t n, Py_ssize_t left_out, con
     cdef double lows[8]
     cdef Py_ssize_t i = 0
     cdef Py_ssize_t full = n - n % LANES
-    cdef Py_ssize_t special = left_out - left_out % LANES if left_out >= 0 else n
+    cdef Py_ssize_t at_a = left_a - left_a % LANES if left_a >= 0 else -1
+    cdef Py_ssize_t at_b = left_b - left_b % LANES if left_b >= 0 else -1
     cdef Py_ssize_t stop, k
     while i < n:
-        if i == special or i == full:
+        if i == at_a or i == at_b or i == full:
             for k in range(LANES):
-                around[k] = x[i + k] if k < n - i and i + k != left_out else -INFINITY
+                around[k] = x[i + k] if k < n - i and i + k != left_a and i + k != left_b else -INFINITY
             a = vd_sub(vd_load(around), base)
             b = vd_sub(vd_load(around + 8), base)
-            exp_vectors(&a, &b, magic, floor)
+            exp_vectors(&a, &b, &exponents)
             add_vector(&high_0, &low_0, a)
             add_vector(&high_1, &low_1, b)
             i += LANES
             continue
-        stop = special if i < special < full else full
+        stop = next_stop(i, at_a, at_b, full)
         while i < stop:
             fl_prefetch(x + i + COLUMNS)
             fl_prefetch(x + i + COLUMNS + 8)
             a = vd_sub(vd_load(x + i), base)
             b = vd_sub(vd_load(x + i + 8), base)
-            exp_vectors(&a, &b, magic, floor)
+            exp_vectors(&a, &b, &exponents)
             add_vector(&high_0, &low_0, a)
             add_vector(&high_1, &low_1, b)
             i += LANES
@@ -245,19 +430,21 @@ cdef inline real floor_of_lane(double scale, real tag) noexcept nogil:
 
 
 cdef inline void exp_lanes(const real* x, Py_ssize_t classes, const real* base, const real* magic, const real* floor,
-                           real* e) noexcept nogil:
-    """e[class, lane] = e^(x - base) / 2^scale, magic and floor made by the two functions above."""
+                           real* e, float* low) noexcept nogil:
+    """e[class, lane] = e^(x - base) / 2^scale, magic and floor made by the two functions above; for float32 what these
+    have lost, too."""
     cdef Py_ssize_t c
     cdef int i
-    cdef vf bases, magics, floors, offsets, errors
+    cdef vf bases, lost
+    cdef Exponents k
     if real is float:
         bases = vf_load(base)
-        magics = vf_load(magic)
-        floors = vf_load(floor)
-        offsets = vf_table(exp_offsets)
-        errors = vf_table(exp_errors)
+        k = exponents_of(0.0)
+        k.magic = vf_load(magic)
+        k.floor = vf_load(floor)
         for c in range(classes):
-            vf_store(e + c * LANES, exp_vector(vf_sub(vf_load(x + c * LANES), bases), magics, floors, offsets, errors))
+            vf_store(e + c * LANES, exp_with_low(vf_max(k.floor, vf_sub(vf_load(x + c * LANES), bases)), &k, &lost))
+            vf_store(low + c * LANES, lost)
     else:
         for c in range(classes):
             for i in range(LANES):
@@ -341,23 +528,6 @@ cdef void write_scaled_exp(const float* x, Py_ssize_t n, const ScaledExp* s, flo
 
 # ------------------------------------------------------------------------------------- items of the pointwise losses
 
-cdef struct Exponents:
-    # What exp_vector needs for arguments from -inf to 0.
-    vf magic
-    vf floor
-    vf offsets
-    vf errors
-
-
-cdef inline Exponents exponents_below_zero() noexcept nogil:
-    cdef Exponents x
-    x.magic = vf_set(eighths_magic(-64.0))
-    x.floor = vf_set(eighths_floor(-64.0))
-    x.offsets = vf_table(exp_offsets)
-    x.errors = vf_table(exp_errors)
-    return x
-
-
 cdef inline vf exp_below_zero(vf v, const Exponents* x) noexcept nogil:
     """e^v for v <= 0, subnormal results included: computed as 2^64 e^v, which is normal where e^v is not zero."""
     return vf_mul(exp_vector(v, x.magic, x.floor, x.offsets, x.errors), vf_set(<float>5.421010862427522e-20))
@@ -431,9 +601,11 @@ cdef inline vf scale_vector(vf q, vf tail, vf high, vf low) noexcept nogil:
 cdef inline void exp_of_minus_size(const real* x, Py_ssize_t n, real* e) noexcept nogil:
     """OUT e = e^-|x| of n items; e has room for whole vectors."""
     cdef Exponents table
+    cdef DoubleExp doubles
+    cdef vd a, b
     cdef Py_ssize_t i, k
     if real is float:
-        table = exponents_below_zero()
+        table = exponents_of(-64.0)
         for k in range(n // LANES):
             i = k * LANES
             vf_store(e + i, exp_below_zero(vf_neg_abs(vf_load(x + i)), &table))
@@ -441,8 +613,17 @@ cdef inline void exp_of_minus_size(const real* x, Py_ssize_t n, real* e) noexcep
             i = n - n % LANES
             vf_store(e + i, exp_below_zero(vf_neg_abs(vf_load_part(x + i, n - i, 0.0)), &table))
     else:
-        for i in range(n):
-            e[i] = exp_negative(-x[i] if x[i] > 0.0 else x[i])
+        # 2^64 e^v is normal where e^v is not zero, so that a subnormal result is rounded once more only.
+        doubles = double_exp(-64.0)
+        for k in range((n + LANES - 1) // LANES):
+            i = k * LANES
+            a = vd_load(x + i) if n - i >= 8 else vd_load_part(x + i, n - i, 0.0)
+            b = vd_load(x + i + 8) if n - i >= LANES else vd_load_part(x + i + 8, n - i - 8, 0.0)
+            a = vd_neg_abs(a)
+            b = vd_neg_abs(b)
+            exp_vectors(&a, &b, &doubles)
+            vd_store(e + i, vd_mul(a, vd_set(5.421010862427522e-20)))
+            vd_store(e + i + 8, vd_mul(b, vd_set(5.421010862427522e-20)))
 
 
 cdef enum Function:

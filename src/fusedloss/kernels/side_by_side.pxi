@@ -1,0 +1,731 @@
+# Rows side by side: short rows, and classes that are not on the last axis, 16 rows at a time, lane = row.
+#
+# A short row costs more in starting and ending loops than in its classes. Here nothing is per row: columns of 16 rows
+# are transposed in registers, all lanes have the same work, and the logarithms at the end are made in lanes too.
+#
+# float32: e^x is carried with what its last rounding has lost, so that the sum of a few terms is right to more digits
+# than a float has. `direct_rows` is the short way of the plain loss, `lanes_block` the way of everything else; a row
+# has the same bits on both.
+
+cdef enum:
+    SHORT_ROW = 256       # float32: up to here 16 rows go side by side
+    SHORT_ROW_F64 = 40
+    TILE = 64             # classes of 16 rows held in scratch at a time
+    MULTIPLIED = 8        # rows in each lane for one logarithm
+    DIRECT = 60           # up to this gap between the maximum and the label E_y is far from underflow
+
+
+cdef inline bint few_classes(const Softmax* t) noexcept nogil:
+    """Whether 16 rows go side by side."""
+    return t.inner > 1 or t.classes <= (SHORT_ROW_F64 if t.code == F64 else SHORT_ROW)
+
+
+cdef inline bint plain(const Softmax* t) noexcept nogil:
+    """Hard labels and no option that mixes other classes in."""
+    return t.kind == CROSS_ENTROPY and not t.soft and t.smoothing == 0.0 and t.z_loss == 0.0
+
+
+cdef struct Tile:
+    # Where 16 rows lie: item (class c, lane i) is number start[i] + c * stride of the array.
+    Py_ssize_t start[LANES]
+    Py_ssize_t stride
+    int lanes                    # rows that exist
+    bint adjacent                # the lanes of a class lie side by side
+
+
+cdef void place(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Tile* tile) noexcept nogil:
+    cdef Py_ssize_t outer = first // t.inner
+    cdef Py_ssize_t within = first - outer * t.inner
+    cdef int i
+    tile.lanes = <int>n
+    tile.stride = t.inner
+    for i in range(LANES):
+        tile.start[i] = outer * t.classes * t.inner + within
+        if i + 1 < n:
+            within += 1
+            if within == t.inner:
+                within = 0
+                outer += 1
+    tile.adjacent = n == LANES and tile.start[LANES - 1] == tile.start[0] + LANES - 1
+
+
+cdef inline void columns_of_rows(const float* rows, Py_ssize_t classes, Py_ssize_t first, Py_ssize_t n,
+                                 float* out) noexcept nogil:
+    """OUT out[class, lane]: classes first..first+n of 16 rows that lie one after the other."""
+    cdef vf v[4]
+    cdef Py_ssize_t at = first
+    cdef Py_ssize_t start, c
+    while at < first + n:
+        # The last group of four starts early: it repeats classes rather than read beyond the row.
+        start = at if at + 4 <= classes else max(classes - 4, <Py_ssize_t>0)
+        vf_load_columns(rows + start, classes, min(classes, <Py_ssize_t>4), v)
+        for c in range(at, min(at + 4, first + n)):
+            vf_store(out + (c - first) * LANES, v[c - start])
+        at += 4
+
+
+cdef inline void rows_of_columns(const float* values, Py_ssize_t classes, float* rows) noexcept nogil:
+    """The reverse, of all classes."""
+    cdef vf v[4]
+    cdef Py_ssize_t width = min(classes, <Py_ssize_t>4)
+    cdef Py_ssize_t at = 0
+    cdef Py_ssize_t start, c
+    while at < classes:
+        start = at if at + 4 <= classes else max(classes - 4, <Py_ssize_t>0)
+        for c in range(width):
+            v[c] = vf_load(values + (start + c) * LANES)
+        for c in range(width, 4):
+            v[c] = v[0]
+        vf_store_columns(rows + start, classes, width, v)
+        at += 4
+
+
+cdef inline const float* whole_rows(const char* data, Code code, Py_ssize_t classes, Py_ssize_t first, Py_ssize_t n,
+                                    float* buffer) noexcept nogil:
+    """16 rows of short rows that lie one after the other, the missing ones zero: in place if they can be."""
+    cdef const float* x
+    if n == LANES:
+        return load(data, code, first * classes, LANES * classes, buffer)
+    x = load(data, code, first * classes, n * classes, buffer)
+    if x != buffer:
+        memcpy(buffer, x, n * classes * sizeof(float))
+    memset(buffer + n * classes, 0, (LANES - n) * classes * sizeof(float))
+    return buffer
+
+
+cdef inline void gather(const char* data, Code code, const Tile* tile, Py_ssize_t first, Py_ssize_t classes,
+                        real* out) noexcept nogil:
+    """Classes first..first+classes of 16 rows to OUT out[class, lane]; lanes without a row repeat the last."""
+    cdef real buffer[CHUNK]
+    cdef const real* x
+    cdef Py_ssize_t c, at
+    cdef int i
+    if tile.stride == 1:
+        for i in range(LANES):
+            x = load(data, code, tile.start[i] + first, classes, buffer)
+            for c in range(classes):
+                out[c * LANES + i] = x[c]
+    elif tile.adjacent:
+        for c in range(classes):
+            x = load(data, code, tile.start[0] + (first + c) * tile.stride, LANES, buffer)
+            for i in range(LANES):
+                out[c * LANES + i] = x[i]
+    else:
+        for i in range(LANES):
+            at = tile.start[i] + first * tile.stride
+            for c in range(classes):
+                out[c * LANES + i] = load(data, code, at + c * tile.stride, 1, buffer)[0]
+
+
+cdef inline void scatter(const Softmax* t, char* data, const Tile* tile, Py_ssize_t first, Py_ssize_t classes,
+                         const real* values) noexcept nogil:
+    """The reverse of gather."""
+    cdef real buffer[TILE * LANES]
+    cdef real* out
+    cdef Py_ssize_t c
+    cdef int i
+    if tile.stride == 1:
+        out = buffer
+        if real is float:
+            # Straight into the array where it may go through the caches.
+            if t.code == F32 and tile.lanes == LANES and not t.stream:
+                out = <float*>data + tile.start[0]
+            rows_of_columns(values, classes, out)
+        else:
+            for i in range(tile.lanes):
+                for c in range(classes):
+                    out[i * classes + c] = values[c * LANES + i]
+        if out == buffer:
+            store(data, t.code, tile.start[0], tile.lanes * classes, out, t.stream)
+    elif tile.adjacent:
+        for c in range(classes):
+            store(data, t.code, tile.start[0] + (first + c) * tile.stride, LANES, values + c * LANES, False)
+    else:
+        for i in range(tile.lanes):
+            for c in range(classes):
+                store(data, t.code, tile.start[i] + (first + c) * tile.stride, 1, values + c * LANES + i,
+                      False)
+
+
+cdef void gather_weights(const Softmax* t, const Tile* tile, Py_ssize_t first, Py_ssize_t classes, double* q,
+                         real* scratch) noexcept nogil:
+    """q[class, lane], as mix_weights has it."""
+    cdef double keep = 1.0 - t.smoothing
+    cdef double uniform = t.smoothing / <double>t.classes
+    cdef double w
+    cdef Py_ssize_t c
+    cdef int i
+    if t.soft:
+        gather(t.target, t.target_code, tile, first, classes, scratch)
+        for c in range(classes * LANES):
+            q[c] = fma(keep, <double>scratch[c], uniform)
+    else:
+        for c in range(classes * LANES):
+            q[c] = 1.0
+    if t.weight != NULL:
+        for c in range(classes):
+            w = load_one(t.weight, t.weight_code, first + c)
+            for i in range(LANES):
+                q[c * LANES + i] = w * q[c * LANES + i]
+
+
+# ------------------------------------------------------------------------------------------- gradients in float32
+
+cdef struct LaneFactors:
+    # p_factor / S of 16 rows: in float32 as high + low, and in float64 for rows whose factors that cannot hold.
+    float high[LANES]
+    float low[LANES]
+    double factor[LANES]
+    bint wide                # some row needs float64
+    bint needs[LANES]
+
+
+cdef inline void set_factors(LaneFactors* f, const double* p_factor, const double* total) noexcept nogil:
+    cdef int i
+    cdef int wide = 0
+    for i in range(LANES):
+        f.factor[i] = p_factor[i] / total[i]
+        f.high[i] = <float>f.factor[i]
+        f.low[i] = <float>(f.factor[i] - <double>f.high[i])
+        # By p_factor, which no shift of the exponentials changes. Between these nothing under- or overflows.
+        f.needs[i] = not (9.1e-13 < p_factor[i] < 1.1e12 or -1.1e12 < p_factor[i] < -9.1e-13)
+        wide |= f.needs[i]
+    f.wide = wide
+
+
+cdef inline void scale_lanes(const LaneFactors* f, const float* e, const float* low, Py_ssize_t classes,
+                             float* g) noexcept nogil:
+    """g[class, lane] = factor (e + low), rounded once. g may be e."""
+    cdef vf high = vf_load(f.high)
+    cdef vf rest = vf_load(f.low)
+    cdef vf v
+    cdef Py_ssize_t c
+    cdef int i
+    for c in range(classes):
+        if f.wide:
+            for i in range(LANES):
+                g[c * LANES + i] = (<float>((<double>e[c * LANES + i] + <double>low[c * LANES + i]) * f.factor[i])
+                                    if f.needs[i] else
+                                    fmaf(e[c * LANES + i], f.high[i],
+                                         fmaf(e[c * LANES + i], f.low[i], low[c * LANES + i] * f.high[i])))
+        else:
+            v = vf_load(e + c * LANES)
+            v = vf_fma(v, high, vf_fma(v, rest, vf_mul(vf_load(low + c * LANES), high)))
+            vf_store(g + c * LANES, v)
+
+
+cdef inline vf scaled_column(const LaneFactors* f, const float* e, const float* low, vf label, vf at_label,
+                             float column) noexcept nogil:
+    """A column of the gradient: factor (e + low), rounded once, or the label's entry."""
+    cdef vf v = vf_load(e)
+    v = vf_fma(v, vf_load(f.high), vf_fma(v, vf_load(f.low), vf_mul(vf_load(low), vf_load(f.high))))
+    return vf_if_equal(label, vf_set(column), at_label, v)
+
+
+cdef void write_gradient(const LaneFactors* f, const float* e, const float* low, Py_ssize_t classes,
+                         const float* labels, const float* at_labels, float* rows) noexcept nogil:
+    """Gradients of 16 rows of the plain loss, one after the other: scaled exponentials, transposed back. A label's
+    entry is put in on the way, in registers: a load that follows a store of a part of it waits for the store."""
+    cdef vf v[4]
+    cdef vf label = vf_load(labels)
+    cdef vf at_label = vf_load(at_labels)
+    cdef Py_ssize_t width = min(classes, <Py_ssize_t>4)
+    cdef Py_ssize_t groups = (classes + 3) // 4
+    cdef Py_ssize_t k, at, c
+    for k in range(groups):
+        # The last group of four starts early.
+        at = max(min(4 * k, classes - 4), <Py_ssize_t>0)
+        if width == 4:
+            v[0] = scaled_column(f, e + at * LANES, low + at * LANES, label, at_label, <float>at)
+            v[1] = scaled_column(f, e + (at + 1) * LANES, low + (at + 1) * LANES, label, at_label, <float>(at + 1))
+            v[2] = scaled_column(f, e + (at + 2) * LANES, low + (at + 2) * LANES, label, at_label, <float>(at + 2))
+            v[3] = scaled_column(f, e + (at + 3) * LANES, low + (at + 3) * LANES, label, at_label, <float>(at + 3))
+            vf_store_columns(rows + at, classes, 4, v)
+        else:
+            for c in range(4):
+                v[c] = scaled_column(f, e + min(c, classes - 1) * LANES, low + min(c, classes - 1) * LANES, label,
+                                     at_label, <float>c)
+            vf_store_columns(rows, classes, width, v)
+
+
+# ---------------------------------------------------------------------------------- the plain loss, without a shift
+
+cdef struct ColumnSums:
+    # Of 16 rows, from their classes in order.
+    vf label             # the label less the number of the next class
+    vd sum_0             # of e^x but the label's, lanes 0 to 7
+    vd sum_1             # ... 8 to 15
+    vf low               # of what the last roundings of these e^x have lost
+    vf logit             # x_y
+    vf smallest          # -max |x|; nan is passed over, and seen by the sums
+
+
+cdef inline void add_terms(vf v, vf lost, ColumnSums* s) noexcept nogil:
+    s.sum_0 = vd_add(s.sum_0, vd_low(v))
+    s.sum_1 = vd_add(s.sum_1, vd_high(v))
+    s.low = vf_add(s.low, lost)
+
+
+cdef inline vf take_column(vf x, const Exponents* k, ColumnSums* s) noexcept nogil:
+    """The argument of its exponential."""
+    cdef vf label = s.label
+    s.label = vf_sub(label, vf_set(1.0))
+    s.logit = vf_if_equal(label, vf_set(0.0), x, s.logit)
+    s.smallest = vf_min(vf_neg_abs(x), s.smallest)
+    return vf_clamp_unless_zero(label, k.floor, x)
+
+
+cdef inline void add_column(vf x, const Exponents* k, ColumnSums* s, float* e, float* low) noexcept nogil:
+    cdef vf lost
+    cdef vf v = exp_with_low(take_column(x, k, s), k, &lost)
+    add_terms(v, lost, s)
+    if e != NULL:
+        vf_store(e, v)
+        vf_store(low, lost)
+
+
+cdef inline void add_two_columns(vf x, vf y, const Exponents* k, ColumnSums* s, float* e, float* low) noexcept nogil:
+    cdef vf lost, lost_too
+    x = take_column(x, k, s)
+    y = take_column(y, k, s)
+    exp_two_with_low(&x, &y, k, &lost, &lost_too)
+    add_terms(x, lost, s)
+    add_terms(y, lost_too, s)
+    if e != NULL:
+        vf_store(e, x)
+        vf_store(low, lost)
+        vf_store(e + LANES, y)
+        vf_store(low + LANES, lost_too)
+
+
+cdef struct Product:
+    # Of 1 + v in each lane, v > -1, as high + low: its logarithm is the sum of log1p(v), tiny ones included.
+    double high[LANES]
+    double low[LANES]
+    int factors
+
+
+cdef inline void clear_product(Product* p) noexcept nogil:
+    cdef int i
+    p.factors = 0
+    for i in range(LANES):
+        p.high[i] = 1.0
+        p.low[i] = 0.0
+
+
+cdef inline void multiply(Product* p, const double* v) noexcept nogil:
+    cdef int i
+    cdef double high
+    for i in range(LANES):
+        high = fma(p.high[i], v[i], p.high[i])
+        p.low[i] = fma(p.low[i], v[i], p.low[i]) + fma(p.high[i], v[i], p.high[i] - high)
+        p.high[i] = high
+    p.factors += 1
+
+
+cdef void add_logarithm(Product* p, LaneSums* total) noexcept nogil:
+    """Add log(product) in each lane and begin anew."""
+    cdef double logs[LANES]
+    cdef int i
+    for i in range(LANES):
+        logs[i] = log1p_accurate((p.high[i] - 1.0) + p.low[i])
+    add_lanes(total, logs)
+    clear_product(p)
+
+
+cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Product* product) noexcept nogil:
+    """Up to 16 short rows, the plain loss without weights, and its gradient if there is one: False if a logit is larger
+    than 30 in size. The bits of each row are those of `lanes_block`.
+
+    Then no exponential needs a shift, and none can be lost: no maximum is looked for, and each class is read once.
+    Losses go to their array, or as factors into the product.
+    """
+    cdef float buffer[SHORT_ROW * LANES]
+    cdef float e[TILE * LANES]
+    cdef float low[TILE * LANES]
+    cdef float lanes[LANES]
+    cdef double wide[LANES]
+    cdef double rest[LANES]
+    cdef double label_term[LANES]
+    cdef double v[LANES]
+    cdef double total[LANES]
+    cdef double p_factor[LANES]
+    cdef float at_labels[LANES]
+    cdef LaneFactors factors
+    cdef Rows r
+    cdef ColumnSums s
+    cdef vf columns[4]
+    cdef vf ahead[4]
+    cdef vf lost
+    cdef Exponents k = exponents_of(0.0)
+    cdef Py_ssize_t classes = t.classes
+    cdef Py_ssize_t full = classes - classes % 4
+    cdef Py_ssize_t start, c
+    cdef const float* x = whole_rows(t.logits, t.code, classes, first, n, buffer)
+    cdef bint keep = t.grad != NULL and classes <= TILE
+    cdef int i
+    cdef int large = 0
+
+    read_labels(t, first, n, r.label)
+    for i in range(<int>n, LANES):
+        r.label[i] = IGNORED
+    for i in range(LANES):
+        # Labels were checked before; should another thread have changed them since, stay inside the arrays.
+        r.label[i] = r.label[i] if r.label[i] >= 0 else IGNORED
+        lanes[i] = <float>r.label[i]
+
+    # 1. Sums.
+    s.label = vf_load(lanes)
+    s.sum_0 = vd_set(0.0)
+    s.sum_1 = vd_set(0.0)
+    s.low = vf_set(0.0)
+    s.logit = vf_set(0.0)
+    s.smallest = vf_set(0.0)
+    # The next columns are transposed while exponentials of these are computed: their chains are too long for the
+    # processor to get that far ahead by itself.
+    if full > 0:
+        vf_load_columns(x, classes, 4, columns)
+    for c in range(0, full, 4):
+        vf_load_columns(x + (c + 4 if c + 4 < full else c), classes, 4, ahead)
+        if keep:
+            add_two_columns(columns[0], columns[1], &k, &s, e + c * LANES, low + c * LANES)
+            add_two_columns(columns[2], columns[3], &k, &s, e + (c + 2) * LANES, low + (c + 2) * LANES)
+        else:
+            add_two_columns(columns[0], columns[1], &k, &s, NULL, NULL)
+            add_two_columns(columns[2], columns[3], &k, &s, NULL, NULL)
+        columns[0] = ahead[0]
+        columns[1] = ahead[1]
+        columns[2] = ahead[2]
+        columns[3] = ahead[3]
+    if full < classes:
+        start = max(classes - 4, <Py_ssize_t>0)
+        vf_load_columns(x + start, classes, min(classes, <Py_ssize_t>4), columns)
+        c = full
+        if c + 2 <= classes:
+            add_two_columns(columns[c - start], columns[c - start + 1], &k, &s, e + c * LANES if keep else NULL,
+                            low + c * LANES if keep else NULL)
+            c += 2
+        if c < classes:
+            add_column(columns[c - start], &k, &s, e + c * LANES if keep else NULL, low + c * LANES if keep else NULL)
+
+    # 2. Losses.
+    vd_store(rest, s.sum_0)
+    vd_store(rest + 8, s.sum_1)
+    vf_store(lanes, s.low)
+    for i in range(LANES):
+        rest[i] = rest[i] + <double>lanes[i]
+    vf_store(lanes, s.smallest)
+    columns[0] = exp_with_low(vf_max(k.floor, s.logit), &k, &lost)
+    set_label_terms(columns[0], lost, label_term)
+    for i in range(LANES):
+        large |= not (lanes[i] >= <float>-30.0)
+    if large:
+        return False
+    if t.sums != NULL:
+        for i in range(LANES):
+            v[i] = 0.0 if r.label[i] == IGNORED else rest[i] / label_term[i]
+        multiply(product, v)
+    else:
+        losses_from_sums(rest, label_term, r.loss)
+        for i in range(LANES):
+            r.loss[i] = 0.0 if r.label[i] == IGNORED else r.loss[i]
+            r.z[i] = 0.0
+        keep_losses(t, first, n, &r, <float>0)
+    if t.grad == NULL:
+        return True
+
+    # 3. The gradient.
+    for i in range(LANES):
+        total[i] = rest[i] + label_term[i]
+        p_factor[i] = 1.0 / t.divisor
+        r.special[i] = -p_factor[i] * (rest[i] / total[i])
+    if not keep:
+        for i in range(LANES):
+            r.base[i] = 0.0
+            r.scale[i] = 0.0
+            r.total[i] = total[i]
+            r.total_low[i] = 0.0
+            r.p_factor[i] = p_factor[i]
+        write_rows(t, first, n, &r, <float>0)
+        return True
+    set_factors(&factors, p_factor, total)
+    for i in range(LANES):
+        lanes[i] = <float>r.label[i]
+        at_labels[i] = <float>r.special[i]
+        factors.high[i] = <float>0.0 if r.label[i] < 0 else factors.high[i]
+        factors.low[i] = <float>0.0 if r.label[i] < 0 else factors.low[i]
+    if t.code == F32 and n == LANES and not t.stream:
+        write_gradient(&factors, e, low, classes, lanes, at_labels, <float*>t.grad + first * classes)
+    else:
+        write_gradient(&factors, e, low, classes, lanes, at_labels, buffer)
+        store(t.grad, t.code, first * classes, n * classes, <const float*>buffer, t.stream)
+    return True
+
+
+# ------------------------------------------------------------------------------------------- all kinds of rows
+
+cdef void read_tile(const Softmax* t, const Tile* tile, const float* rows, Py_ssize_t first, Py_ssize_t classes,
+                    real* x) noexcept nogil:
+    """A tile of the logits: from `rows`, which may be NULL, or from where they lie."""
+    if real is float:
+        if rows != NULL:
+            columns_of_rows(rows, t.classes, first, classes, x)
+            return
+    gather(t.logits, t.code, tile, first, classes, x)
+
+
+cdef void scan_lanes(const Softmax* t, const Tile* tile, const float* rows, Py_ssize_t first, Rows* r, bint careful,
+                     real* x, real* e, float* low) noexcept nogil:
+    """Maxima and sums of 16 rows. `careful`, or for the Hessian: sums that leave out the largest class, too."""
+    cdef double q[TILE * LANES]
+    cdef real base[LANES]
+    cdef real magic[LANES]
+    cdef real floor[LANES]
+    cdef real best[LANES]
+    cdef real top[LANES]
+    cdef int32_t here[LANES]
+    cdef int32_t label[LANES]
+    cdef double sums[LANES]
+    cdef float lows[LANES]
+    cdef double others[LANES]
+    cdef double other_lows[LANES]
+    cdef double reference[LANES]
+    cdef double s, back, term
+    cdef real v
+    cdef LaneSums q_sum
+    cdef Shift shift
+    cdef Py_ssize_t part, at, m, c
+    cdef int i
+    cdef Py_ssize_t tiles = (t.classes + TILE - 1) // TILE
+    cdef bint hard = t.kind == CROSS_ENTROPY and not t.soft
+    cdef bint mixing = t.kind == CROSS_ENTROPY and (t.soft or t.smoothing > 0.0)
+    cdef bint want_top = careful or t.hess != NULL
+
+    # 1. The maximum, and the first class that has it but for the label.
+    for i in range(LANES):
+        best[i] = -INFINITY
+        top[i] = -INFINITY
+        r.top_at[i] = -1
+    for part in range(tiles):
+        at = part * TILE
+        m = min(<Py_ssize_t>TILE, t.classes - at)
+        read_tile(t, tile, rows, at, m, x)
+        if want_top:
+            for i in range(LANES):
+                here[i] = -1
+                label[i] = <int32_t>(r.label[i] - at) if hard else -1
+            for c in range(m):
+                for i in range(LANES):
+                    best[i] = x[c * LANES + i] if x[c * LANES + i] > best[i] else best[i]
+                    v = <real>-INFINITY if <int32_t>c == label[i] else x[c * LANES + i]
+                    here[i] = <int32_t>c if v > top[i] else here[i]
+                    top[i] = v if v > top[i] else top[i]
+            for i in range(LANES):
+                r.top_at[i] = at + here[i] if here[i] >= 0 else r.top_at[i]
+        else:
+            for c in range(m):
+                for i in range(LANES):
+                    best[i] = x[c * LANES + i] if x[c * LANES + i] > best[i] else best[i]
+    for i in range(LANES):
+        r.maximum[i] = best[i]
+        r.top[i] = top[i]
+        shift = shift_of(<double>best[i], <real>0)
+        r.base[i] = shift.base
+        r.scale[i] = shift.scale
+    for i in range(LANES):
+        base[i] = <real>r.base[i]
+        magic[i] = magic_of_lane(r.scale[i], <real>0)
+        floor[i] = floor_of_lane(r.scale[i], <real>0)
+        reference[i] = r.maximum[i] if r.maximum[i] > -INFINITY else 0.0
+        sums[i] = 0.0
+        lows[i] = 0.0
+        others[i] = 0.0
+        other_lows[i] = 0.0
+        q_sum.high[i] = 0.0
+        q_sum.low[i] = 0.0
+        r.q_gap[i] = 0.0
+        r.logit[i] = -INFINITY
+    if hard:
+        for i in range(tile.lanes):
+            if r.label[i] != IGNORED:
+                r.logit[i] = load_one(t.logits, t.code, tile.start[i] + r.label[i] * t.inner)
+
+    # 2. Sums.
+    for part in range(tiles):
+        at = part * TILE
+        m = min(<Py_ssize_t>TILE, t.classes - at)
+        if tiles > 1:
+            read_tile(t, tile, rows, at, m, x)
+        exp_lanes(x, m, base, magic, floor, e, low)
+        for i in range(LANES):
+            label[i] = <int32_t>(r.label[i] - at) if hard else -1
+            here[i] = <int32_t>(r.top_at[i] - at) if r.top_at[i] >= 0 else -1
+        if not careful:
+            for c in range(m):
+                for i in range(LANES):
+                    sums[i] = sums[i] + (0.0 if <int32_t>c == label[i] else <double>e[c * LANES + i])
+                    if real is float:
+                        lows[i] = lows[i] + (<float>0.0 if <int32_t>c == label[i] else low[c * LANES + i])
+        if want_top:
+            for c in range(m):
+                for i in range(LANES):
+                    term = <double>e[c * LANES + i]
+                    term = 0.0 if (<int32_t>c == label[i]) | (<int32_t>c == here[i]) else term
+                    if real is float:
+                        others[i] = others[i] + term
+                        term = <double>low[c * LANES + i]
+                        other_lows[i] = other_lows[i] + (0.0 if (<int32_t>c == label[i]) | (<int32_t>c == here[i])
+                                                         else term)
+                    else:
+                        s = others[i] + term
+                        back = s - others[i]
+                        other_lows[i] = other_lows[i] + ((others[i] - (s - back)) + (term - back))
+                        others[i] = s
+        if mixing:
+            gather_weights(t, tile, at, m, q, e)
+            for c in range(m):
+                add_lanes(&q_sum, &q[c * LANES])
+                for i in range(LANES):
+                    term = q[c * LANES + i] * (reference[i] - <double>x[c * LANES + i])
+                    r.q_gap[i] = r.q_gap[i] + (0.0 if q[c * LANES + i] == 0.0 else term)
+    for i in range(LANES):
+        r.q_sum[i] = q_sum.high[i] + q_sum.low[i]
+        r.rest[i] = sums[i] + <double>lows[i]
+        r.others[i] = others[i] + other_lows[i]
+    if t.kind == LOGSUMEXP:
+        for i in range(tile.lanes):
+            if r.maximum[i] == INFINITY and row_has_nan(t, first + i):
+                r.maximum[i] = NAN
+
+
+cdef void lanes_block(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r, real tag) noexcept nogil:
+    """All three phases for up to 16 rows."""
+    cdef real x[TILE * LANES]
+    cdef real e[TILE * LANES]
+    cdef float low[TILE * LANES]
+    cdef float buffer[SHORT_ROW * LANES]
+    cdef const float* rows = NULL
+    cdef Rows again
+    cdef Tile tile
+    cdef int i
+    cdef bint careful = t.code == F64 or not plain(t)
+    place(t, first, n, &tile)
+    if real is float:
+        if t.inner == 1:
+            rows = whole_rows(t.logits, t.code, t.classes, first, n, buffer)
+    scan_lanes(t, &tile, rows, first, r, careful, x, e, low)
+    if careful:
+        finish(t, r)
+    elif not finish_direct(t, r):
+        # Which way a row goes depends on itself alone.
+        again = r[0]
+        scan_lanes(t, &tile, rows, first, &again, True, x, e, low)
+        finish(t, &again)
+        for i in range(LANES):
+            if not (r.maximum[i] - r.logit[i] <= <double>DIRECT):
+                take_lane(r, &again, i)
+    if t.grad == NULL and t.hess == NULL:
+        return
+    if t.inner == 1 and t.classes > TILE:
+        write_rows(t, first, n, r, <real>0)
+    else:
+        write_lanes(t, &tile, r, rows, x, e, low)
+
+
+cdef inline void take_lane(Rows* r, const Rows* other, int i) noexcept nogil:
+    """What finish has set."""
+    r.total[i] = other.total[i]
+    r.total_low[i] = other.total_low[i]
+    r.log_total[i] = other.log_total[i]
+    r.rest_of_peak[i] = other.rest_of_peak[i]
+    r.loss[i] = other.loss[i]
+    r.p_factor[i] = other.p_factor[i]
+    r.q_factor[i] = other.q_factor[i]
+    r.special[i] = other.special[i]
+
+
+cdef void write_lanes(const Softmax* t, const Tile* tile, const Rows* r, const float* rows, real* x, real* e,
+                      float* low) noexcept nogil:
+    """Gradient and Hessian of 16 rows. x and e hold the tile if there is but one."""
+    cdef real g[TILE * LANES]
+    cdef double q[TILE * LANES]
+    cdef real base[LANES]
+    cdef real magic[LANES]
+    cdef real floor[LANES]
+    cdef double inverse[LANES]
+    cdef double factor[LANES]
+    cdef double factor_low[LANES]
+    cdef double p, own
+    cdef LaneFactors factors
+    cdef Py_ssize_t part, at, m, c
+    cdef int i
+    cdef bint mixing = t.kind == CROSS_ENTROPY and (t.soft or t.smoothing > 0.0)
+    cdef bint one_tile = t.classes <= TILE
+    for i in range(LANES):
+        base[i] = <real>r.base[i]
+        magic[i] = magic_of_lane(r.scale[i], <real>0)
+        floor[i] = floor_of_lane(r.scale[i], <real>0)
+        inverse[i] = 1.0 / r.total[i]
+        factor[i] = r.p_factor[i] / r.total[i]
+        p = (fma(-factor[i], r.total[i], r.p_factor[i]) - factor[i] * r.total_low[i]) * inverse[i]
+        factor_low[i] = p if isfinite(p) else 0.0
+    if real is float:
+        set_factors(&factors, r.p_factor, r.total)
+    for part in range((t.classes + TILE - 1) // TILE):
+        at = part * TILE
+        m = min(<Py_ssize_t>TILE, t.classes - at)
+        if not one_tile:
+            read_tile(t, tile, rows, at, m, x)
+        if t.kind == LOG_SOFTMAX:
+            for c in range(m):
+                for i in range(LANES):
+                    g[c * LANES + i] = <real>-((r.maximum[i] - <double>x[c * LANES + i]) + r.log_total[i])
+            scatter(t, t.grad, tile, at, m, g)
+            continue
+        if mixing:
+            gather_weights(t, tile, at, m, q, e)
+        if mixing or not one_tile:
+            exp_lanes(x, m, base, magic, floor, e, low)
+        if t.grad != NULL:
+            if mixing:
+                for c in range(m):
+                    for i in range(LANES):
+                        own = <double>e[c * LANES + i]
+                        if real is float:
+                            own = own + <double>low[c * LANES + i]
+                        g[c * LANES + i] = <real>(own * factor[i] - r.q_factor[i] * q[c * LANES + i])
+            elif real is float:
+                scale_lanes(&factors, e, low, m, g)
+            else:
+                for c in range(m):
+                    for i in range(LANES):
+                        g[c * LANES + i] = fma(e[c * LANES + i], factor[i], e[c * LANES + i] * factor_low[i])
+            if t.kind == CROSS_ENTROPY:
+                for i in range(LANES):
+                    if r.label[i] == IGNORED:
+                        for c in range(m):
+                            g[c * LANES + i] = <real>0.0
+                    elif t.soft:
+                        c = r.peak[i] - at
+                        if 0 <= c < m:
+                            p = <double>e[c * LANES + i] * inverse[i]
+                            g[c * LANES + i] = <real>soft_gradient_at_maximum(r, i, p, q[c * LANES + i])
+                    elif at <= r.label[i] < at + m:
+                        g[(r.label[i] - at) * LANES + i] = <real>r.special[i]
+            scatter(t, t.grad, tile, at, m, g)
+        if t.hess != NULL:
+            for c in range(m):
+                for i in range(LANES):
+                    own = <double>e[c * LANES + i]
+                    if real is float:
+                        own = own + <double>low[c * LANES + i]
+                    p = own * inverse[i]
+                    own = fma(own, factor[i], own * factor_low[i])
+                    g[c * LANES + i] = <real>(fma(-own, p, own) + r.pp_factor[i] * p * p)
+            for i in range(LANES):
+                if r.label[i] == IGNORED:
+                    for c in range(m):
+                        g[c * LANES + i] = <real>0.0
+                elif at <= r.peak[i] < at + m:
+                    g[(r.peak[i] - at) * LANES + i] = <real>hessian_at_peak(r, i)
+            scatter(t, t.hess, tile, at, m, g)

@@ -21,7 +21,7 @@ def parse(arguments):
     plan = parser.add_mutually_exclusive_group()
     for name, text in (
         ("smoke", "a few seconds on tiny arrays: do the benches run, is every result right"),
-        ("quick", "the common calls, small and large, in about a minute (default)"),
+        ("quick", "the common calls, small and large, in about three minutes (default)"),
         ("full", "all shapes, dtypes and functions: half an hour and up to 8 GB"),
     ):
         plan.add_argument(f"--{name}", dest="plan", action="store_const", const=name, help=text)
@@ -32,6 +32,11 @@ def parse(arguments):
         "--without-extras",
         action="store_true",
         help="only the rows: no import, memory, or lower level of instructions",
+    )
+    parser.add_argument(
+        "--without-accuracy",
+        action="store_true",
+        help="only times; so it is too where --only or --contenders choose among the rows",
     )
     parser.add_argument(
         "--contenders",
@@ -60,7 +65,7 @@ def parse(arguments):
     parser.add_argument(
         "--commit-report",
         action="store_true",
-        help="write the report to benches/RESULTS.md and the speed table of the README as well",
+        help="write the report to benches/RESULTS.md and the tables of the README as well",
     )
     parser.add_argument("--from-json", type=Path, help="run nothing: report on an earlier run")
     options = parser.parse_args(arguments)
@@ -121,10 +126,11 @@ def main(arguments=None):
     if not options.from_json:
         json_path.unlink(missing_ok=True)
         failures = run(options, json_path, options.out / f"{options.plan}.log", console)
-        if json_path.exists() and options.plan != "quick" and not options.without_extras:
-            with console.status("extras: import, memory, the level of instructions below"):
+        if json_path.exists():
+            with console.status("accuracy, import, memory, the level of instructions below"):
                 failures |= extras.add(json_path, options)
 
+    from . import accuracy_report
     from .readme import README, put
     from .report import excerpt, markdown, plots, terminal_table
     from .results import load
@@ -140,6 +146,8 @@ def main(arguments=None):
         if options.commit_report and not failures:
             COMMITTED.write_text(markdown(results), encoding="utf-8")
             put("speed table", excerpt(results))
+            if results.extras.get("accuracy"):
+                put("accuracy table", accuracy_report.summary(results.extras["accuracy"]))
             written += [COMMITTED, README]
         console.print("written: " + ", ".join(map(_short, written)), style="dim", highlight=False)
     for name, reason in failures.items():

@@ -1,160 +1,158 @@
-"""How far the results are from the truth: worst errors over the tables in tests/tables, in ulp.
+"""How far the results are from the truth: worst errors in ulp, and the inputs that show them.
 
-    python -m benches.accuracy          prints the table
-    python -m benches.accuracy --readme writes it into README.md too
+    python -m benches.accuracy            prints a table; the report goes to out/bench/accuracy.md
+    python -m benches.accuracy --smoke    tiny: does it run
+    python -m benches.accuracy --readme   writes the table into README.md too
 
-Only hard labels and default options, for which the bounds are stated. PyTorch has its column where
-it is installed.
+The data and their truths are those of the tests, tests/regimes.py: hard labels and no options, for
+which the bounds are stated, and the mean with options. `./ci/bench` measures it for its report too.
 """
 
 import argparse
+import json
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 
 import fusedloss as fl
-from fusedloss.functions import ERROR_BOUNDS
-from fusedloss.losses import REGISTRY
 
-from .readme import put
+HERE = Path(__file__).parent
+TESTS = HERE.parent / "tests"
 
-TESTS = Path(__file__).parent.parent / "tests"
-VERBS = {"value": ("__call__",), "grad": ("value_and_grad", 1), "hess": ("grad_and_hess", 1)}
-DTYPES = ("float32", "float64")
-FUNCTIONS = tuple(ERROR_BOUNDS)
+# What is measured -> classes of rows, items of rows and of the binary loss, items in long sums
+SIZES = {
+    "smoke": ((3,), 100, 100, 1000),
+    "quick": (None, 20_000, 100_000, 10_000_000),
+    "full": (None, 200_000, 1_000_000, 10_000_000),
+}
+OPTION_CLASSES = (2, 3, 10, 41, 130, 1000)
 
 
-def truth_tables():
-    """The reader of the tables, which lives with the tests."""
+def regimes():
+    """The data, which live with the tests."""
     sys.path.insert(0, str(TESTS))
-    import truth_tables
+    import regimes
 
-    return truth_tables
-
-
-def cases(loss, dtype):
-    """The cases for which the bounds are stated."""
-    return [
-        case
-        for case in truth_tables().load(loss)
-        if case.dtype == dtype
-        and not case.options
-        and (case.target is None or case.target.dtype.kind != "f" or loss == "mse_loss")
-    ]
+    return regimes
 
 
-def ours(loss, case, output, reduction):
-    verb, *place = VERBS[output]
-    result = getattr(REGISTRY[loss], verb)(case.input, case.target, reduction=reduction)
-    return result[place[0]] if place else result
+def all_data(plan):
+    r = regimes()
+    classes, row_items, items, sums = SIZES[plan]
+    for dtype in r.DTYPES:
+        for regime, count in r.ROW_CASES:
+            if not classes or count in classes:
+                yield r.rows(regime, count, dtype, row_items)
+        for regime in r.ITEM_REGIMES:
+            yield r.items(regime, dtype, items)
+        for regime in r.PROBABILITY_REGIMES:
+            yield r.probabilities(regime, dtype, items)
+        for regime in r.ERROR_REGIMES:
+            yield r.errors(regime, dtype, items)
+        for option in r.ROW_OPTIONS:
+            for regime in r.OPTION_REGIMES:
+                for count in classes or OPTION_CLASSES:
+                    yield r.rows_with_options(option, regime, count, dtype)
+        for option in r.ITEM_OPTIONS:
+            for regime in r.FINITE_ITEM_REGIMES:
+                yield r.items_with_options(option, regime, dtype)
+        for loss in (r.BCE, r.MSE):
+            yield r.sums(loss, dtype, sums)
 
 
-def torch_result(loss, case, output, reduction):
-    """PyTorch's value or gradient; None for what it does not give."""
-    import torch
+class Backend:
+    def __init__(self, name):
+        self.name = name
+        with fl.use_backend(name):
+            pass
 
-    if output == "hess":
-        return None
-    x = torch.tensor(case.input, requires_grad=True)
-    target = torch.tensor(case.target)
-    if loss == "cross_entropy":
-        target = target.long()
-    else:
-        target = target.to(x.dtype)
-    value = getattr(torch.nn.functional, loss)(x, target, reduction=reduction)
-    if output == "value":
-        return value.detach().numpy()
-    value.sum().backward()
-    return x.grad.numpy()
+    def results(self, data):
+        with fl.use_backend(self.name):
+            return regimes().ours(data)
 
 
-def worst(results):
-    """The largest of the errors; None if there is none."""
-    errors = [np.max(error) for error in results if error is not None and np.size(error)]
-    return max(errors, default=None)
+def contenders(with_peers=True):
+    from .accuracy_peers import peers
 
-
-def loss_errors(loss, output, dtype, compute):
-    for case in cases(loss, dtype):
-        for reduction in case.reductions(output):
-            got = compute(loss, case, output, reduction)
-            yield None if got is None else case.error(got, output, reduction)
-
-
-def function_errors(name, dtype, compute):
-    for case in cases("functions", dtype):
-        if name in case.results:
-            yield case.error(compute(name, case.input), name)
-
-
-def contenders():
-    """Column title -> (context, function of a loss, function of one array)."""
-    found = {}
-    for backend in ("cython", "numba", "numpy"):
+    found = []
+    for name in ("cython", "numba", "numpy"):
         try:
-            with fl.use_backend(backend):
-                pass
+            found.append(Backend(name))
         except ImportError:
             continue
-        found[backend] = (backend, ours, lambda name, x: getattr(fl, name)(x))
-    try:
-        import torch
-    except ImportError:
-        return found
-
-    def function(name, x):
-        argument = torch.tensor(x)
-        along = {"dim": -1} if name in ("softmax", "log_softmax", "logsumexp") else {}
-        name = {"log_sigmoid": "logsigmoid"}.get(name, name)
-        home = torch.nn.functional if name in ("softplus", "logsigmoid") else torch
-        return getattr(home, name)(argument, **along).numpy()
-
-    found[f"PyTorch {torch.__version__.partition('+')[0]}"] = ("numpy", torch_result, function)
-    return found
+    return found + (peers() if with_peers else [])
 
 
-def text(error):
-    if error is None:
-        return "-"
-    return f"{error:.2f}" if error < 1000 else f"{error:.0e}"
+def measure(plan, with_peers=True):
+    """The worst of each output, dtype, regime and contender, as what JSON can hold.
+
+    An error is None where a number was due and nan came, or the reverse.
+    """
+    worst = {}
+    chosen = contenders(with_peers)
+    for data in all_data(plan):
+        for contender in chosen:
+            with np.errstate(all="ignore"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # overflow in what users write
+                results = contender.results(data)
+            for output in results.keys() & data.truths.keys():
+                error = data.error(output, results[output])
+                at = np.unravel_index(np.argmax(error), error.shape) if error.ndim else ()
+                key = (*named(data, output), data.dtype, data.regime, contender.name)
+                if key not in worst or error[at] > worst[key][0]:
+                    worst[key] = (float(error[at]), data.where(output, at))
+    return {
+        "contenders": [contender.name for contender in chosen],
+        "worst": [
+            [*key, error if np.isfinite(error) else None, where]
+            for key, (error, where) in worst.items()
+        ],
+    }
 
 
-def table():
-    columns = contenders()
-    header = ("worst error in ulp", "dtype", "stated bound", *columns)
-    rows = []
-    for loss, instance in REGISTRY.items():
-        for output, bounds in instance.error_bounds.items():
-            for dtype in DTYPES:
-                row = [f"`{loss}` {output}", dtype, f"{bounds[dtype]:g}"]
-                for backend, compute, _ in columns.values():
-                    with fl.use_backend(backend):
-                        row.append(text(worst(loss_errors(loss, output, dtype, compute))))
-                rows.append(row)
-    for name in FUNCTIONS:
-        for dtype in DTYPES:
-            row = [f"`{name}`", dtype, f"{ERROR_BOUNDS[name][dtype]:g}"]
-            for backend, _, compute in columns.values():
-                with fl.use_backend(backend):
-                    row.append(text(worst(function_errors(name, dtype, compute))))
-            rows.append(row)
-    rule = ("---", "---", *("--:" for _ in header[2:]))
-    return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
+def named(data, output):
+    """The loss or function, and which of its outputs."""
+    r = regimes()
+    if output in (*r.ROW_FUNCTIONS, *r.ITEM_FUNCTIONS):
+        return output, ""
+    if not data.plain:
+        return data.loss, "mean with options"
+    return data.loss, "mean, sum" if output in r.REDUCED else output
 
 
-def main():
-    parser = argparse.ArgumentParser(prog="python -m benches.accuracy", description=__doc__)
-    parser.add_argument("--readme", action="store_true", help="write the table into README.md")
-    options = parser.parse_args()
-    lines = (
-        "Measured by `python -m benches.accuracy` over the inputs of `tests/tables`, whose truths "
-        "were made with mpmath:\nconfident rows, common offsets, wide spreads, ties and tiny "
-        "losses among them. Results below the smallest normal\nnumber may be 0.\n\n" + table()
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="./ci/accuracy", description=__doc__.partition("\n")[0])
+    plan = parser.add_mutually_exclusive_group()
+    for name, text in (
+        ("smoke", "tiny: does it run"),
+        ("quick", "two minutes (default)"),
+        ("full", "ten times the data"),
+    ):
+        plan.add_argument(f"--{name}", dest="plan", action="store_const", const=name, help=text)
+    parser.add_argument("--readme", action="store_true", help="write the table into README.md too")
+    parser.add_argument(
+        "--without-peers", action="store_true", help="only the backends of fusedloss"
     )
-    print(lines)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=HERE.parent / "out" / "bench",
+        help="folder of the report and its JSON",
+    )
+    options = parser.parse_args(arguments)
+
+    from .accuracy_report import markdown, summary
+    from .readme import put
+
+    found = measure(options.plan or "quick", not options.without_peers)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "accuracy.json").write_text(json.dumps(found), encoding="utf-8")
+    (options.out / "accuracy.md").write_text(markdown(found) + "\n", encoding="utf-8")
+    print(summary(found))
     if options.readme:
-        put("accuracy table", lines)
+        put("accuracy table", summary(found))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""What a full run measures besides its rows: one core, an import, the memory of calls, and a lower
-level of instructions.
+"""What a run measures besides the times of its rows: accuracy, and unless it is a quick one, one
+core and an import; a full run also the memory of calls, and a lower level of instructions.
 
 It is put into the JSON of the run, so that a report can be made again from there.
 """
@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from . import core
+from . import accuracy, core
 
 HERE = Path(__file__).parent
 
@@ -42,11 +42,15 @@ def add(json_path, options):
     """
     content = json.loads(json_path.read_text())
     machine = content["machine_info"]
-    wanted = {
-        "core": lambda: core.measure(machine["isa"], options.out),
-        "import_seconds": import_seconds,
-    }
-    if options.plan == "full":
+    wanted = {}
+    if not (options.without_accuracy or options.only or options.contenders):
+        # A full run takes the quick data too: its errors are those of any run before it.
+        plan = "smoke" if options.plan == "smoke" else "quick"
+        wanted["accuracy"] = lambda: accuracy.measure(plan, not options.without_peers)
+    if options.plan != "quick" and not options.without_extras:
+        wanted["core"] = lambda: core.measure(machine["isa"], options.out)
+        wanted["import_seconds"] = import_seconds
+    if options.plan == "full" and not options.without_extras:
         wanted["memory_growth"] = lambda: memory_growth(machine)
         if not options.only:
             wanted["lower_level"] = lambda: lower_level(machine, options.out)

@@ -5,7 +5,7 @@ import math
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from . import axes
+from . import accuracy_report, axes
 from .results import REFERENCE
 from .targets import evaluate
 
@@ -67,7 +67,7 @@ def terminal_table(results):
 def markdown(results):
     only = f" --only '{results.only}'" if results.only else ""
     parts = [
-        "# Speed",
+        "# Speed and accuracy",
         f"Written by `./ci/bench --{results.plan}{only}` on {results.date}; not edited by hand.",
         "## Machine",
         _machine(results),
@@ -81,6 +81,8 @@ def markdown(results):
     parts += ["## Times", *_times(results)]
     if results.lower_level:
         parts += [f"## On {results.extras['lower_level']['isa']}", _lower_level(results)]
+    if results.extras.get("accuracy"):
+        parts += ["## Accuracy", accuracy_report.markdown(results.extras["accuracy"])]
     return "\n\n".join(parts) + "\n"
 
 

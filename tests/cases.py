@@ -110,6 +110,10 @@ def option_subsets(loss, kind):
 
 
 # ------------------------------------------------------------------------------------------ drawing
+#
+# Out of `random` and `integers` alone, by operations that IEEE 754 rounds: so the data have the
+# same bits on every machine, which committed hashes of results rely on. What else a generator draws
+# comes by way of the C library's exp and log, or of a multiply-add that some compilers fuse.
 
 
 def _rng(key):
@@ -118,9 +122,20 @@ def _rng(key):
     )
 
 
+def bell(rng, shape):
+    """Nearly N(0, 1), but within 3.5 of 0."""
+    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    first, second, third, fourth = rng.random((4, *shape))
+    return ((first + second) + (third + fourth) - 2.0) * 1.75
+
+
+def between(rng, low, high, shape):
+    return low + (high - low) * rng.random(shape)
+
+
 def normal_logits(rng, shape, dtype):
-    """Logits as users have them: N(0, 3), one in twenty confident."""
-    x = rng.normal(size=shape) * np.where(rng.random(shape) < 0.05, 15.0, 3.0)
+    """Logits as users have them: about N(0, 3), one in twenty confident."""
+    x = bell(rng, shape) * np.where(rng.random(shape) < 0.05, 15.0, 3.0)
     return x.astype(numpy_dtype(dtype))
 
 
@@ -143,17 +158,19 @@ def _draw_cross_entropy(key, rng):
             target = np.where(rng.random(rows) < 0.2, ignored, target)
             target = np.asarray(target, dtype=np.int64)
     else:
-        target = rng.exponential(size=key.shape) * (rng.random(key.shape) < 0.7)
-        target = (target / np.maximum(target.sum(axis=axis, keepdims=True), 1e-3)).astype("float32")
+        # Integers, whose sum is the same in any order; squares, so that some are far ahead.
+        mass = rng.integers(1, 1000, size=key.shape) ** 2 * (rng.random(key.shape) < 0.7)
+        total = np.maximum(mass.sum(axis=axis, keepdims=True), 1)
+        target = (mass / total).astype("float32")
     if "weight" in key.options:
-        weight = rng.uniform(0.1, 3, size=classes)
+        weight = between(rng, 0.1, 3, classes)
         weight = np.where(rng.random(classes) < 0.1, 0.0, weight)
         if key.kind == "indices":
             # Not a zero at every label: a mean over nothing is a corner case of its own.
             weight[target.reshape(-1)[:20]] += 0.1
         options["weight"] = weight
     if "sample_weight" in key.options:
-        options["sample_weight"] = rng.uniform(0.1, 3, size=rows)
+        options["sample_weight"] = between(rng, 0.1, 3, rows)
     if "label_smoothing" in key.options:
         options["label_smoothing"] = 0.1
     if "z_loss" in key.options:
@@ -171,30 +188,30 @@ def _binary_target(key, rng):
 def _draw_binary_cross_entropy_with_logits(key, rng):
     case = Case(normal_logits(rng, key.shape, key.dtype), _binary_target(key, rng))
     if "weight" in key.options:
-        case.options["weight"] = rng.uniform(0.1, 3, size=key.shape).astype("float32")
+        case.options["weight"] = between(rng, 0.1, 3, key.shape).astype("float32")
     if "pos_weight" in key.options:
-        case.options["pos_weight"] = rng.uniform(0.1, 3, size=key.shape[-1:]).astype("float32")
+        case.options["pos_weight"] = between(rng, 0.1, 3, key.shape[-1:]).astype("float32")
     return case
 
 
 def _draw_binary_cross_entropy(key, rng):
-    # Probabilities of logits, so that both ends are reached; 16-bit rounding may give exact zeros
-    # and ones, which is welcome.
-    probs = (1 / (1 + np.exp(-normal_logits(rng, key.shape, "float64")))).astype(
-        numpy_dtype(key.dtype)
-    )
-    case = Case(probs, _binary_target(key, rng))
+    # Both ends are approached, down to 2**-40; 16-bit rounding may give exact zeros and ones, which
+    # is welcome.
+    small = np.ldexp(rng.random(key.shape), -rng.integers(40, size=key.shape))
+    middle = np.where(rng.random(key.shape) < 0.5, rng.random(key.shape), small)
+    probs = np.where(rng.random(key.shape) < 0.5, middle, 1 - middle)
+    case = Case(probs.astype(numpy_dtype(key.dtype)), _binary_target(key, rng))
     if "weight" in key.options:
-        case.options["weight"] = rng.uniform(0.1, 3, size=key.shape[-1:]).astype("float64")
+        case.options["weight"] = between(rng, 0.1, 3, key.shape[-1:]).astype("float64")
     return case
 
 
 def _draw_mse_loss(key, rng):
-    x = (rng.normal(size=key.shape) * 5 + 100).astype(numpy_dtype(key.dtype))
-    target = (np.asarray(x, dtype="float64") + rng.normal(size=key.shape)).astype("float32")
+    x = (bell(rng, key.shape) * 5 + 100).astype(numpy_dtype(key.dtype))
+    target = (np.asarray(x, dtype="float64") + bell(rng, key.shape)).astype("float32")
     case = Case(x, target)
     if "weight" in key.options:
-        case.options["weight"] = rng.uniform(0.1, 3, size=key.shape).astype("float32")
+        case.options["weight"] = between(rng, 0.1, 3, key.shape).astype("float32")
     return case
 
 

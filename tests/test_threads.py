@@ -1,12 +1,10 @@
-"""The same bits for any number of threads, alignment, batch and instruction set.
+"""The same bits for any number of threads, alignment and batch.
 
 Threads are only woken for work that is worth it, so the arrays here are large: a few milliseconds.
 """
 
 import contextvars
 import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -245,31 +243,3 @@ def test_calls_from_several_python_threads_do_not_disturb_each_other(backend):
         got = [future.result() for future in futures]
     for job, one, other in zip(jobs * 2, got, expected * 2, strict=True):
         assert same_bits(one, other), job
-
-
-# ------------------------------------------------------------------------------ other processes
-
-
-def digest_with(**environment):
-    run = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("digest.py"))],
-        env={**os.environ, "FUSEDLOSS_BACKEND": "cython", **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    return run.stdout.strip()
-
-
-def test_every_instruction_set_gives_the_same_bits(compiled):
-    """One hash for all levels that this CPU can run and that were built."""
-    levels = {"x86-64-v4": ("x86-64-v3", "x86-64-v4")}.get(fl.runtime_info()["detected_isa"], ())
-    if len(levels) < 2:
-        pytest.skip("this CPU runs one level only")
-    hashes = {
-        level: digest_with(FUSEDLOSS_ISA=level, FUSEDLOSS_NUM_THREADS=threads)
-        for level, threads in zip(levels, ("3", "1"), strict=True)
-    }
-    assert len(set(hashes.values())) == 1, hashes

@@ -638,6 +638,11 @@ cdef void scan_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r, r
         keep_scan(t, first + lane, &scan, r, lane)
 
 
+cdef inline bint holds(double p_factor) noexcept nogil:
+    """Whether between this factor of a gradient and its entries nothing can under- or overflow in float32."""
+    return 9.1e-13 < p_factor < 1.1e12 or -1.1e12 < p_factor < -9.1e-13
+
+
 cdef inline void write_plain(const Softmax* t, const float* x, Py_ssize_t column, Py_ssize_t n, const Rows* r, int lane,
                              const ScaledExp* scaled, float* out) noexcept nogil:
     """The gradient of a plain loss, or the softmax, of n columns; the label's entry is put where it belongs."""
@@ -671,6 +676,7 @@ cdef void write_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
     cdef double factor = r.p_factor[lane] / r.total[lane]
     cdef double inverse = 1.0 / r.total[lane]
     cdef double leftover, p, shift
+    cdef real back
     cdef double p_factor = r.p_factor[lane]
     cdef double pp_factor = r.pp_factor[lane]
     cdef double q_factor = r.q_factor[lane]
@@ -708,8 +714,12 @@ cdef void write_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
             for i in range(n):
                 g[i] = <real>(<double>exp_shifted(x[i], base, magic, floor) * factor)
     if t.hess != NULL:
-        # In float64, or as g (1 - p) = g - g p in one rounding.
-        if real is float:
+        if pp_factor == 0.0 and holds(p_factor):
+            # g (1 - p) = g - g p with p = g / p_factor. Only the largest p can be near 1, and it is replaced below.
+            back = <real>(1.0 / p_factor)
+            for i in range(n):
+                h[i] = multiply_add(-(g[i] * back), g[i], g[i])
+        elif real is float:
             if set_scaled_exp(&scaled, inverse, r.base[lane], r.scale[lane]):
                 write_scaled_exp(x, n, &scaled, <float*>h, False)
             else:

@@ -187,8 +187,8 @@ cdef inline void set_factors(LaneFactors* f, const double* p_factor, const doubl
         f.factor[i] = p_factor[i] / total[i]
         f.high[i] = <float>f.factor[i]
         f.low[i] = <float>(f.factor[i] - <double>f.high[i])
-        # By p_factor, which no shift of the exponentials changes. Between these nothing under- or overflows.
-        f.needs[i] = not (9.1e-13 < p_factor[i] < 1.1e12 or -1.1e12 < p_factor[i] < -9.1e-13)
+        # By p_factor, which no shift of the exponentials changes.
+        f.needs[i] = not holds(p_factor[i])
         wide |= f.needs[i]
     f.wide = wide
 

@@ -393,9 +393,10 @@ cdef inline void add_vector(vd* high, vd* low, vd value) noexcept nogil:
 
 
 cdef void exp_sum_double(const double* x, Py_ssize_t n, Py_ssize_t left_a, Py_ssize_t left_b, const Shift* shift,
-                         Sum* total) noexcept nogil:
+                         double* e, Sum* total) noexcept nogil:
     """Add e^(x - base) / 2^scale over x[0:n] without x[left_a] and x[left_b] (-1: none), keeping the rounding error
-    of each addition. What lies COLUMNS further on is fetched meanwhile."""
+    of each addition; OUT e[0:n] these, 0 for what is left out, unless it is NULL. What lies COLUMNS further on is
+    fetched meanwhile."""
     cdef vd base = vd_set(shift.base)
     cdef DoubleExp exponents = double_exp(shift.scale)
     cdef vd high_0 = vd_set(0.0), high_1 = vd_set(0.0), low_0 = vd_set(0.0), low_1 = vd_set(0.0)
@@ -417,6 +418,9 @@ cdef void exp_sum_double(const double* x, Py_ssize_t n, Py_ssize_t left_a, Py_ss
             exp_vectors(&a, &b, &exponents)
             add_vector(&high_0, &low_0, a)
             add_vector(&high_1, &low_1, b)
+            if e != NULL:
+                vd_store_part(e + i, a, n - i)
+                vd_store_part(e + i + 8, b, n - i - 8)
             i += LANES
             continue
         stop = next_stop(i, at_a, at_b, full)
@@ -428,6 +432,9 @@ cdef void exp_sum_double(const double* x, Py_ssize_t n, Py_ssize_t left_a, Py_ss
             exp_vectors(&a, &b, &exponents)
             add_vector(&high_0, &low_0, a)
             add_vector(&high_1, &low_1, b)
+            if e != NULL:
+                vd_store(e + i, a)
+                vd_store(e + i + 8, b)
             i += LANES
     add_vector(&high_0, &low_0, high_1)
     vd_store(highs, high_0)
@@ -547,13 +554,21 @@ cdef inline vf scaled_exp(vf x, vf base, vf magic, vf floor, vf powers, vf error
     return vf_mul(vf_fma(power, t, power), vf_of_bits(vi_shift_left(vi_shift_right(vf_bits(z), 3), 23)))
 
 
-cdef void write_scaled_exp(const float* x, Py_ssize_t n, const ScaledExp* s, float* out, bint stream) noexcept nogil:
-    """out[0:n] = factor * e^(x - base); past the caches if `stream`. out may be x."""
+cdef inline vf hess_of_grad(vf g, vf back) noexcept nogil:
+    """g (1 - p) = g - g p with p = g * back: one rounding at the size of the result, where p is not near 1."""
+    return vf_nfma(vf_mul(g, back), g, g)
+
+
+cdef void write_scaled_exp(const float* x, Py_ssize_t n, const ScaledExp* s, float* out, float* hess, float back,
+                           bint stream) noexcept nogil:
+    """out[0:n] = g = factor * e^(x - base), and hess[0:n], which may be NULL, g - g^2 back; past the caches if `stream`.
+    out or hess may be x."""
     cdef vf base = vf_set(s.base)
     cdef vf magic = vf_set(s.magic)
     cdef vf floor = vf_set(s.floor)
     cdef vf powers = vf_table(s.powers)
     cdef vf errors = vf_table(s.errors)
+    cdef vf backs = vf_set(back)
     cdef Py_ssize_t i = 0
     cdef Py_ssize_t head = 0
     cdef Py_ssize_t stop, m
@@ -566,10 +581,25 @@ cdef void write_scaled_exp(const float* x, Py_ssize_t n, const ScaledExp* s, flo
         if i < head or m < LANES:
             g = scaled_exp(vf_load_part(x + i, m, 0.0), base, magic, floor, powers, errors)
             vf_store_part(out + i, g, m)
+            if hess != NULL:
+                vf_store_part(hess + i, hess_of_grad(g, backs), m)
             i += min(m, <Py_ssize_t>LANES)
             continue
         stop = n - (n - i) % LANES
-        if stream:
+        if hess != NULL:
+            if stream and (<size_t>(hess + i) & 63) == 0:
+                while i < stop:
+                    g = scaled_exp(vf_load(x + i), base, magic, floor, powers, errors)
+                    vf_stream(out + i, g)
+                    vf_stream(hess + i, hess_of_grad(g, backs))
+                    i += LANES
+            else:
+                while i < stop:
+                    g = scaled_exp(vf_load(x + i), base, magic, floor, powers, errors)
+                    vf_store(out + i, g)
+                    vf_store(hess + i, hess_of_grad(g, backs))
+                    i += LANES
+        elif stream:
             while i < stop:
                 g = scaled_exp(vf_load(x + i), base, magic, floor, powers, errors)
                 vf_stream(out + i, g)

@@ -29,7 +29,7 @@ cdef struct Pointwise:
     char* grad            # OUT (n,)
     char* hess            # OUT (n,)
     Sum* sums             # OUT (blocks,)
-    char* bad             # OUT (blocks,): a probability or target outside [0, 1] was met
+    char* bad             # OUT (blocks,): a probability or target outside [0, 1], or an integer but 0 and 1, was met
 
 
 cdef inline void add_items(Sum* total, real* a, Py_ssize_t n) noexcept nogil:
@@ -67,8 +67,29 @@ cdef inline real scale_by(real value, real high, real low) noexcept nogil:
 
 # ----------------------------------------------------------------------- binary cross-entropy with logits
 
+cdef inline bint any_beyond_one(const integer* x, Py_ssize_t n) noexcept nogil:
+    """Of unsigned integers: all their bits together are beyond 1 if one of them is."""
+    cdef integer seen = 0
+    cdef Py_ssize_t i
+    for i in range(n):
+        seen |= x[i]
+    return seen > 1
+
+
+cdef inline bint beyond_one(const Operand* a, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
+    """Whether integer targets, contiguous, hold anything but 0 and 1."""
+    cdef const char* at = a.data + first * size_of(a.code)
+    if a.code <= U8:
+        return any_beyond_one(<const uint8_t*>at, n)
+    if a.code <= U16:
+        return any_beyond_one(<const uint16_t*>at, n)
+    if a.code <= U32:
+        return any_beyond_one(<const uint32_t*>at, n)
+    return any_beyond_one(<const uint64_t*>at, n)
+
+
 cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, Sum* total,
-                                       LogProducts* products, real tag) noexcept nogil:
+                                       LogProducts* products, char* bad, real tag) noexcept nogil:
     """a softplus(x) + b softplus(-x) with a = w (1 - t), b = w pos_weight t; e = exp(-|x|):
     value     a max(x, 0) + b max(-x, 0) + (a + b) log1p(e), zero factors masked
     gradient  (a - b e) / (1 + e) for x >= 0, (a e - b) / (1 + e) below: no cancellation for t in {0, 1}
@@ -87,6 +108,8 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
     cdef real high, low, numerator, up, down
     cdef double wide
     cdef Py_ssize_t i
+    if BOOL < t.target.code < F16 and beyond_one(&t.target, first, n):
+        bad[0] = 1
     exp_of_minus_size(x, n, e, y)
     if t.weight.data == NULL and t.pos_weight.data == NULL and isfinite(f.high):
         if t.sums != NULL:
@@ -395,7 +418,7 @@ cdef void pointwise_block(Pointwise* t, Py_ssize_t block, real tag) noexcept nog
     while first < last:
         n = min(<Py_ssize_t>CHUNK, last - first)
         if logits:
-            bce_with_logits_chunk(t, first, n, &total, &products, <real>0)
+            bce_with_logits_chunk(t, first, n, &total, &products, t.bad + block, <real>0)
         elif t.kind == MSE_LOSS:
             mse_chunk(t, first, n, &total, <real>0)
         elif t.kind == BINARY_CROSS_ENTROPY:
@@ -449,26 +472,8 @@ cdef void sum_block(void* task, Py_ssize_t block) noexcept nogil:
     t.sums[block] = total
 
 
-cdef inline bint any_beyond_one(const integer* x, Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t i
-    cdef int beyond = 0
-    for i in range(n):
-        beyond |= (x[i] != 0) & (x[i] != 1)
-    return beyond != 0
-
-
 cdef void zero_or_one_block(void* task, Py_ssize_t block) noexcept nogil:
-    """Whether a block of integer targets, contiguous, holds anything but 0 and 1."""
+    """Whether a block of integer targets holds anything but 0 and 1."""
     cdef Sweep* t = <Sweep*>task
     cdef Py_ssize_t first = block * ITEMS
-    cdef Py_ssize_t n = min(<Py_ssize_t>ITEMS, t.n - first)
-    cdef Code code = t.operand.code
-    cdef const char* at = t.operand.data + first * size_of(code)
-    if code <= U8:
-        t.bad[block] = any_beyond_one(<const uint8_t*>at, n)
-    elif code <= U16:
-        t.bad[block] = any_beyond_one(<const uint16_t*>at, n)
-    elif code <= U32:
-        t.bad[block] = any_beyond_one(<const uint32_t*>at, n)
-    else:
-        t.bad[block] = any_beyond_one(<const uint64_t*>at, n)
+    t.bad[block] = beyond_one(t.operand, first, min(<Py_ssize_t>ITEMS, t.n - first))

@@ -805,7 +805,7 @@ cdef inline vf function_vector(Function which, vf x, vf e) noexcept nogil:
 
 
 cdef inline void function_at(Function which, const real* x, const real* e, Py_ssize_t m, real* out,
-                                     bint stream) noexcept nogil:
+                             bint stream) noexcept nogil:
     """One vector of `functions`, or the first m items of it."""
     cdef vf a, b
     cdef vd c, d

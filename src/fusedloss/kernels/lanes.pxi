@@ -57,11 +57,11 @@ cdef struct Shift:
 
 
 cdef inline Shift shift_of(double maximum, real tag) noexcept nogil:
-    """Shift for a row with this maximum: afterwards exp of the maximum lies in [2^43, 2^45] (float), [2^63, 2^65] (double).
+    """Shift for a row with this maximum: afterwards exp of the maximum lies in [2^43, 2^45], in double in [2^63, 2^65].
 
     scale is even, so that x*log2(e) + magic rounds ties the same way for each row. 44 is taken off it so that terms far
-    below the smallest normal number still count: many of them together may be above it. In double 64, since exponentials
-    below the smallest normal number are wrong, and must be too small for a subnormal probability.
+    below the smallest normal number still count: many of them together may be above it. In double it is 64, since
+    exponentials below the smallest normal number are wrong, and must be too small for a subnormal probability.
     Up to 2^16 (float) or 2^40 (double) x*log2(e) + magic rounds to the nearest integer, without loss.
     A maximum of -inf (nothing but -inf and nan) takes scale 0, which keeps exp(-inf) = 0 and nan = nan;
     a maximum of +inf gives inf - inf = nan on purpose: such a row has no softmax.

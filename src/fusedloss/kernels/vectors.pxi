@@ -326,8 +326,8 @@ cdef inline DoubleExp double_exp(double scale) noexcept nogil:
 
 
 cdef inline void exp_rests(vd a, vd b, vd* z, vd* w, vd* s, vd* t, const DoubleExp* of) noexcept nogil:
-    """e^a / 2^scale = A (1 + s) and the same of b with t; powers and places in the tables of A and B are in the low bits
-    of z and w, OUT all four. The operations alternate, since one chain of them is longer than what a processor looks
+    """e^a / 2^scale = A (1 + s) and the same of b with t; powers and places in the tables of A and B are in the low
+    bits of z and w, OUT all four. The operations alternate, since one chain of them is longer than what a processor looks
     ahead. What is below `floor`, -inf too, is raised to it; nan stays."""
     cdef vd x = vd_max(of.floor, a)
     cdef vd y = vd_max(of.floor, b)
@@ -561,8 +561,8 @@ cdef inline vf hess_of_grad(vf g, vf back) noexcept nogil:
 
 cdef void write_scaled_exp(const float* x, Py_ssize_t n, const ScaledExp* s, float* out, float* hess, float back,
                            bint stream) noexcept nogil:
-    """out[0:n] = g = factor * e^(x - base), and hess[0:n], which may be NULL, g - g^2 back; past the caches if `stream`.
-    out or hess may be x."""
+    """out[0:n] = g = factor * e^(x - base), and hess[0:n], which may be NULL, g - g^2 back; past the caches if
+    `stream`. out or hess may be x."""
     cdef vf base = vf_set(s.base)
     cdef vf magic = vf_set(s.magic)
     cdef vf floor = vf_set(s.floor)

@@ -690,6 +690,24 @@ cdef void write_plain(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
         column = end
 
 
+cdef inline void write_probabilities(const real* x, Py_ssize_t n, const Rows* r, int lane, real* p) noexcept nogil:
+    """p[0:n] of a row; nan if it has no softmax."""
+    cdef double inverse = 1.0 / r.total[lane]
+    cdef ScaledExp scaled
+    cdef ScaledDoubleExp wide
+    cdef Py_ssize_t i
+    if real is float:
+        if set_scaled_exp(&scaled, inverse, r.base[lane], r.scale[lane]):
+            write_scaled_exp(x, n, &scaled, p, NULL, 0.0, False)
+            return
+    else:
+        if set_scaled_double_exp(&wide, inverse, 0.0, r.base[lane], r.scale[lane]):
+            write_scaled_double_exp(x, n, &wide, p)
+            return
+    for i in range(n):
+        p[i] = <real>inverse
+
+
 cdef void write_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t n, const double* e,
                       const Rows* r, int lane, real tag) noexcept nogil:
     """Gradient and Hessian entries of up to CHUNK columns of a row; x is read before anything is stored. e: the
@@ -704,7 +722,7 @@ cdef void write_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
     cdef real floor = floor_of(r.scale[lane], <real>0)
     cdef double factor = r.p_factor[lane] / r.total[lane]
     cdef double inverse = 1.0 / r.total[lane]
-    cdef double leftover, p, shift
+    cdef double leftover, inverse_low, p, shift
     cdef real back
     cdef double p_factor = r.p_factor[lane]
     cdef double pp_factor = r.pp_factor[lane]
@@ -719,7 +737,10 @@ cdef void write_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
     if t.kind == LOG_SOFTMAX:
         shift = r.log_total[lane]
         for i in range(n):
-            g[i] = <real>-((r.maximum[lane] - <double>x[i]) + shift)
+            if real is float:
+                g[i] = <float>-((r.maximum[lane] - <double>x[i]) + shift)
+            else:
+                g[i] = minus_sum(r.maximum[lane], x[i], shift)
         store(t.grad, t.code, start, n, g, t.stream)
         return
 
@@ -737,29 +758,25 @@ cdef void write_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
         for i in range(n):
             g[i] = <real>(<double>exp_shifted(x[i], base, magic, floor) * factor)
     if t.hess != NULL:
-        if hess_from_grad(r, lane):
-            # Only the largest p can be near 1, and it is replaced below.
+        if real is float and hess_from_grad(r, lane):
             back = <real>(1.0 / p_factor)
             for i in range(n):
                 h[i] = multiply_add(-(g[i] * back), g[i], g[i])
-        elif real is float:
-            if set_scaled_exp(&scaled, inverse, r.base[lane], r.scale[lane]):
-                write_scaled_exp(x, n, &scaled, <float*>h, NULL, 0.0, False)
-            else:
-                for i in range(n):
-                    h[i] = <float>inverse     # nan: the row has no softmax
+        elif real is double and e != NULL:
+            inverse_low = (fma(-inverse, r.total[lane], 1.0) - inverse * r.total_low[lane]) * inverse
+            inverse_low = inverse_low if isfinite(inverse_low) else 0.0
             for i in range(n):
-                p = h[i]
-                h[i] = <float>(<double>g[i] * (1.0 - p) + pp_factor * p * p)
+                p = e[column + i] * inverse
+                h[i] = hessian_entry(e[column + i], 0.0, inverse, inverse_low, p_factor) + pp_factor * p * p
         else:
-            if set_scaled_double_exp(&wide, inverse, 0.0, r.base[lane], r.scale[lane]):
-                write_scaled_double_exp(<const double*>x, n, &wide, <double*>h)
-            else:
-                for i in range(n):
-                    h[i] = inverse
+            # p in h, from a table of its own.
+            write_probabilities(x, n, r, lane, h)
             for i in range(n):
                 p = h[i]
-                h[i] = fma(-g[i], p, g[i]) + pp_factor * p * p
+                if real is float:
+                    h[i] = <float>(<double>g[i] * (1.0 - p) + pp_factor * p * p)
+                else:
+                    h[i] = fma(-g[i], p, g[i]) + pp_factor * p * p
         if 0 <= top < n:
             h[top] = <real>hessian_at_peak(r, lane)
     if t.grad != NULL:

@@ -361,6 +361,28 @@ cdef inline real divide_by_one_plus(real numerator, real e) noexcept nogil:
     return multiply_add(remainder, inverse, q)
 
 
+cdef inline double minus_sum(double m, double x, double low) noexcept nogil:
+    """-((m - x) + low), rounded once; infinities as by plain operations."""
+    cdef double d = m - x
+    cdef double back = d - m
+    cdef double lost = (m - (d - back)) - (x + back)
+    cdef double s = d + low
+    cdef double t
+    back = s - d
+    t = s + (lost + ((d - (s - back)) + (low - back)))
+    return -(t if t - t == 0.0 else s)
+
+
+cdef inline double hessian_entry(double e, double low, double inverse, double inverse_low, double factor) noexcept nogil:
+    """factor p (1 - p) with p = (e + low) (inverse + inverse_low), rounded twice at most, unless p is near 1."""
+    cdef double p = e * inverse
+    cdef double p_low = fma(e, inverse, -p) + fma(e, inverse_low, low * inverse)
+    cdef double q = 1.0 - p
+    cdef double h = p * q
+    cdef double h_low = fma(p, q, -h) + fma(p, ((1.0 - q) - p) - p_low, p_low * q)
+    return fma(h, factor, h_low * factor)
+
+
 # --------------------------------------------------------------------------------------------------- sums
 
 cdef inline double fold_lanes(double* a) noexcept nogil:

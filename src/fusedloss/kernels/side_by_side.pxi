@@ -475,7 +475,7 @@ cdef void read_tile(const Softmax* t, const Tile* tile, const float* rows, Py_ss
 
 
 cdef void scan_lanes(const Softmax* t, const Tile* tile, const float* rows, Py_ssize_t first, Rows* r, bint careful,
-                     real* x, real* e, float* low) noexcept nogil:
+                     real* x, real* e, real* low) noexcept nogil:
     """Maxima and sums of 16 rows. `careful`, or for the Hessian: sums that leave out the largest class, too."""
     cdef double q[TILE * LANES]
     cdef real base[LANES]
@@ -490,7 +490,9 @@ cdef void scan_lanes(const Softmax* t, const Tile* tile, const float* rows, Py_s
     cdef double others[LANES]
     cdef double other_lows[LANES]
     cdef double reference[LANES]
-    cdef double s, back, term
+    cdef double without[LANES]
+    cdef double without_too[LANES]
+    cdef double s, back, term, rest, number
     cdef real v
     cdef LaneSums q_sum
     cdef Shift shift
@@ -567,20 +569,24 @@ cdef void scan_lanes(const Softmax* t, const Tile* tile, const float* rows, Py_s
                     if real is float:
                         lows[i] = lows[i] + (<float>0.0 if <int32_t>c == label[i] else low[c * LANES + i])
         if want_top:
+            for i in range(LANES):
+                # As numbers of the width of the sums, so that comparing them costs no conversion.
+                without[i] = label[i]
+                without_too[i] = here[i]
+            number = 0.0
             for c in range(m):
                 for i in range(LANES):
-                    term = <double>e[c * LANES + i]
-                    term = 0.0 if (<int32_t>c == label[i]) | (<int32_t>c == here[i]) else term
+                    term = 0.0 if (without[i] == number) | (without_too[i] == number) else <double>e[c * LANES + i]
+                    s = others[i] + term
                     if real is float:
-                        others[i] = others[i] + term
-                        term = <double>low[c * LANES + i]
-                        other_lows[i] = other_lows[i] + (0.0 if (<int32_t>c == label[i]) | (<int32_t>c == here[i])
-                                                         else term)
+                        rest = <double>low[c * LANES + i]
+                        other_lows[i] = other_lows[i] + (0.0 if (without[i] == number) | (without_too[i] == number)
+                                                         else rest)
                     else:
-                        s = others[i] + term
                         back = s - others[i]
                         other_lows[i] = other_lows[i] + ((others[i] - (s - back)) + (term - back))
-                        others[i] = s
+                    others[i] = s
+                number += 1.0
         if mixing:
             gather_weights(t, tile, at, m, q, e)
             for c in range(m):
@@ -602,7 +608,7 @@ cdef void lanes_block(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r,
     """All three phases for up to 16 rows."""
     cdef real x[TILE * LANES]
     cdef real e[TILE * LANES]
-    cdef float low[TILE * LANES]
+    cdef real low[TILE * LANES]
     cdef float buffer[SHORT_ROW * LANES]
     cdef const float* rows = NULL
     cdef Rows again
@@ -645,7 +651,7 @@ cdef inline void take_lane(Rows* r, const Rows* other, int i) noexcept nogil:
 
 
 cdef void write_lanes(const Softmax* t, const Tile* tile, const Rows* r, const float* rows, real* x, real* e,
-                      float* low) noexcept nogil:
+                      real* low) noexcept nogil:
     """Gradient and Hessian of 16 rows. x and e hold the tile if there is but one."""
     cdef real g[TILE * LANES]
     cdef double q[TILE * LANES]
@@ -654,6 +660,7 @@ cdef void write_lanes(const Softmax* t, const Tile* tile, const Rows* r, const f
     cdef real floor[LANES]
     cdef double inverse[LANES]
     cdef double factor[LANES]
+    cdef double inverse_low[LANES]
     cdef double factor_low[LANES]
     cdef double p, own
     cdef LaneFactors factors
@@ -669,6 +676,8 @@ cdef void write_lanes(const Softmax* t, const Tile* tile, const Rows* r, const f
         factor[i] = r.p_factor[i] / r.total[i]
         p = (fma(-factor[i], r.total[i], r.p_factor[i]) - factor[i] * r.total_low[i]) * inverse[i]
         factor_low[i] = p if isfinite(p) else 0.0
+        p = (fma(-inverse[i], r.total[i], 1.0) - inverse[i] * r.total_low[i]) * inverse[i]
+        inverse_low[i] = p if isfinite(p) else 0.0
     if real is float:
         set_factors(&factors, r.p_factor, r.total)
     for part in range((t.classes + TILE - 1) // TILE):
@@ -679,7 +688,10 @@ cdef void write_lanes(const Softmax* t, const Tile* tile, const Rows* r, const f
         if t.kind == LOG_SOFTMAX:
             for c in range(m):
                 for i in range(LANES):
-                    g[c * LANES + i] = <real>-((r.maximum[i] - <double>x[c * LANES + i]) + r.log_total[i])
+                    if real is float:
+                        g[c * LANES + i] = <float>-((r.maximum[i] - <double>x[c * LANES + i]) + r.log_total[i])
+                    else:
+                        g[c * LANES + i] = minus_sum(r.maximum[i], x[c * LANES + i], r.log_total[i])
             scatter(t, t.grad, tile, at, m, g)
             continue
         if mixing:
@@ -690,16 +702,15 @@ cdef void write_lanes(const Softmax* t, const Tile* tile, const Rows* r, const f
             if mixing:
                 for c in range(m):
                     for i in range(LANES):
-                        own = <double>e[c * LANES + i]
-                        if real is float:
-                            own = own + <double>low[c * LANES + i]
+                        own = <double>e[c * LANES + i] + <double>low[c * LANES + i]
                         g[c * LANES + i] = <real>(own * factor[i] - r.q_factor[i] * q[c * LANES + i])
             elif real is float:
                 scale_lanes(&factors, e, low, m, g)
             else:
                 for c in range(m):
                     for i in range(LANES):
-                        g[c * LANES + i] = fma(e[c * LANES + i], factor[i], e[c * LANES + i] * factor_low[i])
+                        g[c * LANES + i] = fma(e[c * LANES + i], factor[i],
+                                               fma(e[c * LANES + i], factor_low[i], low[c * LANES + i] * factor[i]))
             if t.kind == CROSS_ENTROPY:
                 for i in range(LANES):
                     if r.label[i] == IGNORED:
@@ -716,12 +727,9 @@ cdef void write_lanes(const Softmax* t, const Tile* tile, const Rows* r, const f
         if t.hess != NULL:
             for c in range(m):
                 for i in range(LANES):
-                    own = <double>e[c * LANES + i]
-                    if real is float:
-                        own = own + <double>low[c * LANES + i]
-                    p = own * inverse[i]
-                    own = fma(own, factor[i], own * factor_low[i])
-                    g[c * LANES + i] = <real>(fma(-own, p, own) + r.pp_factor[i] * p * p)
+                    p = <double>e[c * LANES + i] * inverse[i]
+                    own = hessian_entry(e[c * LANES + i], low[c * LANES + i], inverse[i], inverse_low[i], r.p_factor[i])
+                    g[c * LANES + i] = <real>(own + r.pp_factor[i] * p * p)
             for i in range(LANES):
                 if r.label[i] == IGNORED:
                     for c in range(m):

@@ -327,8 +327,8 @@ cdef inline DoubleExp double_exp(double scale) noexcept nogil:
 
 cdef inline void exp_rests(vd a, vd b, vd* z, vd* w, vd* s, vd* t, const DoubleExp* of) noexcept nogil:
     """e^a / 2^scale = A (1 + s) and the same of b with t; powers and places in the tables of A and B are in the low
-    bits of z and w, OUT all four. The operations alternate, since one chain of them is longer than what a processor looks
-    ahead. What is below `floor`, -inf too, is raised to it; nan stays."""
+    bits of z and w, OUT all four. The operations alternate, since one chain of them is longer than what a processor
+    looks ahead. What is below `floor`, -inf too, is raised to it; nan stays."""
     cdef vd x = vd_max(of.floor, a)
     cdef vd y = vd_max(of.floor, b)
     z[0] = vd_fma(x, vd_set(FL_LOG2E), of.magic)
@@ -461,15 +461,15 @@ cdef inline DoubleExp double_exp_of_lanes(const double* magic, const double* flo
 
 
 cdef inline void exp_lanes(const real* x, Py_ssize_t classes, const real* base, const real* magic, const real* floor,
-                           real* e, float* low) noexcept nogil:
-    """e[class, lane] = e^(x - base) / 2^scale, magic and floor made by the two functions above; for float32 what these
-    have lost, too."""
+                           real* e, real* low) noexcept nogil:
+    """e[class, lane] = e^(x - base) / 2^scale, magic and floor made by the two functions above; OUT low: what their last
+    roundings have lost."""
     cdef Py_ssize_t c, next_one
     cdef int half
     cdef vf bases, lost
     cdef Exponents k
     cdef DoubleExp of
-    cdef vd wide_bases, a, b
+    cdef vd wide_bases, a, b, a_low, b_low
     if real is float:
         bases = vf_load(base)
         k = exponents_of(0.0)
@@ -486,9 +486,11 @@ cdef inline void exp_lanes(const real* x, Py_ssize_t classes, const real* base, 
                 next_one = min(c + 1, classes - 1)
                 a = vd_sub(vd_load(x + c * LANES + half), wide_bases)
                 b = vd_sub(vd_load(x + next_one * LANES + half), wide_bases)
-                exp_vectors(&a, &b, &of)
+                exp_vectors_low(&a, &b, &a_low, &b_low, &of)
                 vd_store(e + c * LANES + half, a)
+                vd_store(low + c * LANES + half, a_low)
                 vd_store(e + next_one * LANES + half, b)
+                vd_store(low + next_one * LANES + half, b_low)
 
 
 cdef inline void exp_of_two_lanes(const double* x, const double* y, const double* base, const double* scale, double* e,

@@ -317,6 +317,11 @@ def constants():
             },
         ),
         (
+            "e^-100: what is less has a logarithm below -100",
+            FLOAT64,
+            {"FL_E_MINUS_100": rounded(mpmath.exp(-100), FLOAT64)},
+        ),
+        (
             "ln 2 = HI + LO; HI ends in 12 zero bits, so that k*HI is exact for |k| <= 4096",
             FLOAT64,
             {"FL_LN2_SPLIT_HI": split, "FL_LN2_SPLIT_LO": rounded(ln2 - split, FLOAT64)},

@@ -12,6 +12,8 @@ cdef extern from *:
     #define FL_LOG2E (0x1.71547652b82fep+0)
     #define FL_LN2_HI (0x1.62e42fefa39efp-1)
     #define FL_LN2_LO (0x1.abc9e3b39803fp-56)
+    /* e^-100: what is less has a logarithm below -100 */
+    #define FL_E_MINUS_100 (0x1.a8c1f14e2af5dp-145)
     /* ln 2 = HI + LO; HI ends in 12 zero bits, so that k*HI is exact for |k| <= 4096 */
     #define FL_LN2_SPLIT_HI (0x1.62e42fefa4p-1)
     #define FL_LN2_SPLIT_LO (-0x1.8432a1b0e2634p-43)
@@ -113,6 +115,7 @@ cdef extern from *:
     const double FL_LOG2E
     const double FL_LN2_HI
     const double FL_LN2_LO
+    const double FL_E_MINUS_100
     const double FL_LN2_SPLIT_HI
     const double FL_LN2_SPLIT_LO
     const float FL_EXPTF_T0

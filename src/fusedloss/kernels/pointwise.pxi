@@ -182,15 +182,18 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
 
 # ---------------------------------------------------------------- binary cross-entropy from probabilities
 
-cdef inline double log_clamped(double u, double c) noexcept nogil:
-    """max(log(u) + c, -100); the smallest u that matters is e^-100 = 3.7e-44. nan stays nan."""
-    cdef double safe = 1e-45 if u < 1e-45 else u
-    cdef double y = log_plus(safe, c)
-    return -100.0 if y < -100.0 else y
+cdef void clamped_logs(double* u, double* c, Py_ssize_t n) noexcept nogil:
+    """OUT u = max(log(u) + c, -100); the smallest u that matters is e^-100 = 3.7e-44. nan stays nan."""
+    cdef double safe, y
+    cdef Py_ssize_t i
+    for i in range(n):
+        safe = 1e-45 if u[i] < 1e-45 else u[i]
+        y = log_plus(safe, c[i])
+        u[i] = -100.0 if y < -100.0 else y
 
 
-cdef inline void bce_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, Sum* total, char* bad,
-                           real tag) noexcept nogil:
+cdef inline void bce_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, Sum* total, Likelihood* products,
+                           char* bad, real tag) noexcept nogil:
     """-w (t max(log p, -100) + (1 - t) max(log1p(-p), -100)), in float64 for both dtypes.
 
     Gradient and Hessian clamp p and 1 - p at 1e-12 where they divide by them, each term on its own.
@@ -199,19 +202,29 @@ cdef inline void bce_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, S
     cdef real y_buffer[CHUNK]
     cdef double w_buffer[CHUNK]
     cdef double v[CHUNK]
+    cdef double w[CHUNK]
+    cdef double lost[CHUNK]
     cdef real out[CHUNK]
     cdef real h[CHUNK]
     cdef const real* x = load(t.x, t.code, first, n, x_buffer)
     cdef const real* y = load_operand(&t.target, first, n, y_buffer)
     cdef const real* given
     cdef double p, q, u, c, label, other, term
+    cdef real high, low
     cdef Factor f = reciprocal(1.0, t.divisor)
     cdef Py_ssize_t i
-    cdef int outside = 0
-    for i in range(n):
-        outside |= (x[i] < <real>0.0) | (x[i] > <real>1.0) | (y[i] < <real>0.0) | (y[i] > <real>1.0)
-    if outside:
+    cdef bint outside
+    cdef int strange = 0
+    cdef bint hard = labels_are_hard(x, y, n, &outside)
+    cdef bint add_up = t.sums != NULL
+    if not hard:
+        for i in range(n):
+            strange |= (y[i] < <real>0.0) | (y[i] > <real>1.0)
+    if outside or strange:
         bad[0] = 1
+    hard = hard and t.weight.data == NULL and isfinite(f.high)
+    if hard and add_up and add_likelihoods(x, y, n, products):
+        add_up = False
     if t.weight.data != NULL:
         given = load_operand(&t.weight, first, n, out)
         for i in range(n):
@@ -220,30 +233,53 @@ cdef inline void bce_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, S
         for i in range(n):
             w_buffer[i] = 1.0
 
-    if t.values != NULL or t.sums != NULL:
+    if t.values != NULL or add_up:
         for i in range(n):
             p = x[i]
-            label = w_buffer[i] * <double>y[i]
-            other = w_buffer[i] * (1.0 - <double>y[i])
             q = 1.0 - p
             c = (1.0 - q) - p             # what 1 - p has lost: for float32 nothing, unless q is nearly 1
             if real is double:
                 c = c / (1e-45 if q < 1e-45 else q)
-            v[i] = -(label * log_clamped(p, 0.0) + other * log_clamped(q, c))
-            # -0.0 would be a loss that prints with a sign
-            v[i] = v[i] + 0.0
+            v[i] = p
+            w[i] = q
+            lost[i] = c
+        if hard:
+            for i in range(n):
+                label = y[i]
+                v[i] = v[i] if label > 0.0 else w[i]
+                lost[i] = 0.0 if label > 0.0 else lost[i]
+            clamped_logs(v, lost, n)
+            for i in range(n):
+                v[i] = 0.0 - v[i]         # -0.0 would be a loss that prints with a sign
+        else:
+            clamped_logs(w, lost, n)
+            for i in range(n):
+                lost[i] = 0.0
+            clamped_logs(v, lost, n)
+            for i in range(n):
+                label = w_buffer[i] * <double>y[i]
+                other = w_buffer[i] * (1.0 - <double>y[i])
+                v[i] = -(label * v[i] + other * w[i]) + 0.0
         if t.values != NULL:
             for i in range(n):
                 out[i] = <real>v[i]
             store(t.values, F32 if real is float else F64, first, n, out, t.stream)
-        if t.sums != NULL:
+        if add_up:
             if real is float:
                 add(total, tree_sum(v, n))
             else:
                 add_carefully(total, v, n)
     if t.grad == NULL and t.hess == NULL:
         return
-    if real is float:
+    if hard:
+        high = <real>f.high
+        low = <real>(f.low if real is double else f.high - <double>high)
+        if t.code == F32 or real is double:
+            write_derivatives(x, y, <const real*>NULL, n, high, low, <real*>t.grad + first,
+                              <real*>t.hess + first if t.hess != NULL else NULL, t.stream)
+            return
+        write_derivatives(x, y, <const real*>NULL, n, high, low, out, <real*>h if t.hess != NULL else NULL, False)
+    elif real is float:
         # One division for 1/p and 1/q; float64 has digits to spare.
         for i in range(n):
             p = x[i]
@@ -255,7 +291,8 @@ cdef inline void bce_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, S
             q = q * u
             label = <double>y[i]
             out[i] = <float>(w_buffer[i] * ((1.0 - label) * p - label * q) * f.high)
-            h[i] = <float>(w_buffer[i] * ((1.0 - label) * (p * p) + label * (q * q)) * f.high)
+            if t.hess != NULL:
+                h[i] = <float>(w_buffer[i] * ((1.0 - label) * (p * p) + label * (q * q)) * f.high)
     else:
         if t.hess != NULL:
             for i in range(n):
@@ -411,18 +448,22 @@ cdef void pointwise_block(Pointwise* t, Py_ssize_t block, real tag) noexcept nog
     cdef Py_ssize_t n
     cdef Sum total
     cdef LogProducts products
+    cdef Likelihood likelihood
     cdef bint logits = t.kind == BINARY_CROSS_ENTROPY_WITH_LOGITS
+    cdef bint probabilities = t.kind == BINARY_CROSS_ENTROPY
     memset(&total, 0, sizeof(Sum))
     if logits:
         begin_products(&products, 0.0 if real is float else 1.0)
+    if probabilities:
+        begin_likelihood(&likelihood)
     while first < last:
         n = min(<Py_ssize_t>CHUNK, last - first)
         if logits:
             bce_with_logits_chunk(t, first, n, &total, &products, t.bad + block, <real>0)
         elif t.kind == MSE_LOSS:
             mse_chunk(t, first, n, &total, <real>0)
-        elif t.kind == BINARY_CROSS_ENTROPY:
-            bce_chunk(t, first, n, &total, t.bad + block, <real>0)
+        elif probabilities:
+            bce_chunk(t, first, n, &total, &likelihood, t.bad + block, <real>0)
         else:
             function_chunk(t, first, n, <real>0)
         first += n
@@ -431,6 +472,8 @@ cdef void pointwise_block(Pointwise* t, Py_ssize_t block, real tag) noexcept nog
     if t.sums != NULL:
         if logits:
             add_products(&total, &products, real is double)
+        if probabilities:
+            add_log_likelihood(&total, &likelihood)
         t.sums[block] = total
 
 

@@ -51,6 +51,7 @@ cdef extern from "vectors.h":
     vd vd_nfma(vd a, vd b, vd c) noexcept nogil       # c - a*b
     vd vd_load(const double* p) noexcept nogil
     vd vd_load_part(const double* p, long n, double rest) noexcept nogil
+    vd vd_min(vd a, vd b) noexcept nogil              # a < b ? a : b
     vd vd_max(vd a, vd b) noexcept nogil              # a > b ? a : b
     void vd_store_part(double* p, vd a, long n) noexcept nogil
     void vd_stream(double* p, vd a) noexcept nogil
@@ -61,9 +62,14 @@ cdef extern from "vectors.h":
     vd vd_if_negative(vd s, vd a, vd b) noexcept nogil        # sign bit of s ? a : b
     vd vd_if_less(vd s, vd t, vd a, vd b) noexcept nogil      # s < t ? a : b
     vd vd_if_equal(vd s, vd t, vd a, vd b) noexcept nogil     # s == t ? a : b
+<<<<<<< HEAD
     vd vd_shift_left(vd a, int n) noexcept nogil      # the bits
+=======
+    vd vd_shift_left(vd a, int n) noexcept nogil      # the bits as integers, as below
+>>>>>>> pointwise
     vd vd_shift_right(vd a, int n) noexcept nogil
     vd vd_add_bits(vd a, vd b) noexcept nogil
+    vd vd_sub_bits(vd a, vd b) noexcept nogil
     vdt vd_table(const double* p) noexcept nogil
     vd vd_look_up(vdt table, vd index) noexcept nogil
     vf vf_narrow(vd a, vd b) noexcept nogil
@@ -152,6 +158,14 @@ cdef inline vector v_maximum(vector a, vector b) noexcept nogil:
         return vf_max(a, b)
     else:
         return vd_max(a, b)
+
+
+cdef inline vector v_if_less(vector s, vector t, vector a, vector b) noexcept nogil:
+    """s < t ? a : b"""
+    if vector is vf:
+        return vf_if_less(s, t, a, b)
+    else:
+        return vd_if_less(s, t, a, b)
 
 
 cdef inline vector v_opposite(vector a) noexcept nogil:

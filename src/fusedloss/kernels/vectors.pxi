@@ -1011,13 +1011,38 @@ cdef inline void binary_derivatives(vector x, vector t, vector e, vector high, v
             h[0] = v_times_plus(t, zero, h[0])       # nan where t is
 
 
+cdef inline void probability_derivatives(vector p, vector t, vector high, vector low, bint second, vector* g,
+                                         vector* h) noexcept nogil:
+    """Gradient and Hessian of -log(p) for t = 1, -log(1 - p) for t = 0, with the factor high + low, p and 1 - p being
+    1e-12 at least: u + rest is p or 1 - p, and the rest as in binary_derivatives."""
+    cdef vector one = v_same(1.0, p)
+    cdef vector other = v_minus(one, t)
+    cdef vector sum = v_times_minus(v_plus(t, t), p, p)      # p or -p
+    cdef vector u = v_plus(other, sum)
+    cdef vector rest = v_plus(v_minus(other, u), sum)
+    cdef vector least = v_same(1e-12, p)
+    cdef vector s, lacking, f, f_low
+    rest = v_if_less(u, least, v_same(1e-12 - <double><float>1e-12 if vector is vf else 0.0, p), rest)
+    u = v_maximum(least, u)
+    s = v_over(one, u)
+    lacking = v_less_times(s, rest, v_less_times(s, u, one))
+    f = v_times(s, high)
+    f_low = v_times_plus(f, lacking, v_times_plus(s, low, v_times_minus(s, high, f)))
+    g[0] = v_times(v_minus(other, t), v_plus(f, f_low))
+    if second:
+        h[0] = v_times_plus(s, f, v_times(s, v_times_plus(f, lacking, f_low)))
+
+
 cdef inline void derivatives_at(const real* x, const real* t, const real* e, Py_ssize_t m, real high, real low,
                                 bint finite, real* grad, real* hess, bint stream, bint stream_hess) noexcept nogil:
     """One vector of write_derivatives, or the first m items of it."""
-    cdef vf g, h
-    cdef vd a, b
+    cdef vf g, h = vf_set(0.0)
+    cdef vd a, b = vd_set(0.0)
     if real is float:
-        if m >= LANES:
+        if e == NULL:
+            probability_derivatives(load_first(x, m), load_first(t, m), vf_set(high), vf_set(low), hess != NULL,
+                                    &g, &h)
+        elif m >= LANES:
             binary_derivatives(vf_load(x), vf_load(t), vf_load(e), vf_set(high), vf_set(low), finite, hess != NULL,
                                &g, &h)
         else:
@@ -1027,7 +1052,11 @@ cdef inline void derivatives_at(const real* x, const real* t, const real* e, Py_
         if hess != NULL:
             write_vector(hess, h, m, stream_hess)
     else:
-        if m >= 8:
+        if e == NULL:
+            probability_derivatives(vd_load(x) if m >= 8 else vd_load_part(x, m, 0.0),
+                                    vd_load(t) if m >= 8 else vd_load_part(t, m, 0.0),
+                                    vd_set(high), vd_set(low), hess != NULL, &a, &b)
+        elif m >= 8:
             binary_derivatives(vd_load(x), vd_load(t), vd_load(e), vd_set(high), vd_set(low), finite, hess != NULL,
                                &a, &b)
         else:
@@ -1040,21 +1069,24 @@ cdef inline void derivatives_at(const real* x, const real* t, const real* e, Py_
 
 cdef void write_derivatives(const real* x, const real* t, const real* e, Py_ssize_t n, real high, real low,
                             real* grad, real* hess, bint stream) noexcept nogil:
-    """OUT grad and hess, which may be NULL, of n <= CHUNK items; one of them may be x. Past the caches if `stream`."""
-    cdef bint finite = all_finite(t, n)
+    """OUT grad and hess, which may be NULL, of n <= CHUNK items; one of them may be x. Past the caches if `stream`.
+    x are logits; or, if e is NULL, probabilities, and t nothing but 0 and 1."""
+    cdef bint finite = e == NULL or all_finite(t, n)
     # Where the lines of the two outputs begin at different items, the second goes through the caches.
     cdef bint both = stream and (<size_t>grad & 63) == (<size_t>hess & 63)
     cdef Py_ssize_t head = min(n, until_line(grad, sizeof(real))) if stream else 0
     cdef Py_ssize_t width = 64 // <Py_ssize_t>sizeof(real)
     cdef Py_ssize_t i = 0
     cdef Py_ssize_t m
+    cdef const real* e_at
     while i < n:
         m = min(width, head - i if i < head else n - i)
+        e_at = e + i if e != NULL else NULL
         if m == width and finite:
-            derivatives_at(x + i, t + i, e + i, width, high, low, True, grad + i, hess + i if hess != NULL else NULL,
+            derivatives_at(x + i, t + i, e_at, width, high, low, True, grad + i, hess + i if hess != NULL else NULL,
                            stream, both)
         else:
-            derivatives_at(x + i, t + i, e + i, m, high, low, finite, grad + i, hess + i if hess != NULL else NULL,
+            derivatives_at(x + i, t + i, e_at, m, high, low, finite, grad + i, hess + i if hess != NULL else NULL,
                            False, False)
         i += m
 
@@ -1114,6 +1146,162 @@ cdef void add_binary_losses_double(const double* x, const double* t, const doubl
     products.low[1] = q_1
     products.low[2] = q_2
     products.low[3] = q_3
+
+
+# Probabilities and labels 0 and 1: the sum of the losses is the logarithm of a product of p and 1 - p. Factors may be as
+# small as e^-100, so that the product gives up its exponent after every four.
+
+cdef struct Likelihood:
+    vd high[2]            # the product as significands in 16 lanes, from sqrt(1/2) to sqrt(2),
+    vd low[2]             # its rounding errors,
+    vd exponents[2]       # integers: the exponents given up, with 1023 more each time,
+    int64_t times         # and how often that was
+    vd least              # the smallest factor
+
+
+cdef inline void begin_likelihood(Likelihood* s) noexcept nogil:
+    cdef int k
+    for k in range(2):
+        s.high[k] = vd_set(1.0)
+        s.low[k] = vd_set(0.0)
+        s.exponents[k] = vd_set(0.0)
+    s.times = 0
+    s.least = vd_set(1.0)
+
+
+cdef inline void multiply_by(vd other, vd sum, vd* high, vd* low, vd* least) noexcept nogil:
+    """Multiply high + low by p = 0 + p or 1 - p, of which the sum is rounded, and its rounding error kept."""
+    cdef vd u = vd_add(other, sum)
+    cdef vd rest = vd_add(vd_sub(other, u), sum)
+    cdef vd p = vd_mul(high[0], u)
+    cdef vd lost = vd_fma(high[0], rest, vd_fms(high[0], u, p))
+    low[0] = vd_fma(low[0], u, lost)
+    high[0] = p
+    least[0] = vd_min(u, least[0])
+
+
+cdef inline void give_up_exponent(vd* high, vd* low, vd* exponents) noexcept nogil:
+    # As log_plus takes its argument apart.
+    cdef vd root = vd_set(fl_double_bits(<uint64_t>0x3fe6a09e667f3bcd - (<uint64_t>0x3ff << 52)))
+    cdef vd biased = vd_shift_right(vd_sub_bits(high[0], root), 52)
+    cdef vd scale = vd_shift_left(vd_sub_bits(vd_set(fl_double_bits(2046)), biased), 52)
+    exponents[0] = vd_add_bits(exponents[0], biased)
+    high[0] = vd_mul(high[0], scale)
+    low[0] = vd_mul(low[0], scale)
+
+
+cdef inline void multiply_by_16(const real* x, const real* t, Py_ssize_t n, Likelihood* s) noexcept nogil:
+    """By n <= 16 items; what is beyond the end has probability 1, and happened."""
+    cdef vf p, label
+    cdef vd one = vd_set(1.0)
+    cdef vd a, b, c, d
+    if real is float:
+        p = vf_load(x) if n >= LANES else vf_load_part(x, n if n > 0 else 0, 1.0)
+        label = vf_load(t) if n >= LANES else vf_load_part(t, n if n > 0 else 0, 1.0)
+        p = vf_fms(vf_add(label, label), p, p)
+        label = vf_sub(vf_set(1.0), label)
+        multiply_by(vd_low(label), vd_low(p), &s.high[0], &s.low[0], &s.least)
+        multiply_by(vd_high(label), vd_high(p), &s.high[1], &s.low[1], &s.least)
+    else:
+        a = vd_load(x) if n >= 8 else vd_load_part(x, n, 1.0)
+        b = vd_load(t) if n >= 8 else vd_load_part(t, n, 1.0)
+        c = vd_load(x + 8) if n >= LANES else vd_load_part(x + 8, n - 8, 1.0)
+        d = vd_load(t + 8) if n >= LANES else vd_load_part(t + 8, n - 8, 1.0)
+        multiply_by(vd_sub(one, b), vd_fms(vd_add(b, b), a, a), &s.high[0], &s.low[0], &s.least)
+        multiply_by(vd_sub(one, d), vd_fms(vd_add(d, d), c, c), &s.high[1], &s.low[1], &s.least)
+
+
+cdef bint add_likelihoods(const real* x, const real* t, Py_ssize_t n, Likelihood* products) noexcept nogil:
+    """Multiply by n <= CHUNK items. Not done, and False, if there is one whose loss must be cut off at 100."""
+    cdef Likelihood s = products[0]
+    cdef double least[8]
+    cdef Py_ssize_t full = n // 64
+    cdef Py_ssize_t i, k
+    for k in range((n + 63) // 64):
+        i = k * 64
+        if k < full:
+            multiply_by_16(x + i, t + i, LANES, &s)
+            multiply_by_16(x + i + 16, t + i + 16, LANES, &s)
+            multiply_by_16(x + i + 32, t + i + 32, LANES, &s)
+            multiply_by_16(x + i + 48, t + i + 48, LANES, &s)
+        else:
+            multiply_by_16(x + i, t + i, n - i, &s)
+            multiply_by_16(x + i + 16, t + i + 16, n - i - 16, &s)
+            multiply_by_16(x + i + 32, t + i + 32, n - i - 32, &s)
+            multiply_by_16(x + i + 48, t + i + 48, n - i - 48, &s)
+        give_up_exponent(&s.high[0], &s.low[0], &s.exponents[0])
+        give_up_exponent(&s.high[1], &s.low[1], &s.exponents[1])
+        s.times += 1
+    vd_store(least, s.least)
+    for k in range(8):
+        if least[k] < FL_E_MINUS_100:
+            return False
+    products[0] = s
+    return True
+
+
+cdef void add_log_likelihood(Sum* total, const Likelihood* s) noexcept nogil:
+    """Subtract the logarithms of all lanes: n ln 2 with n the sum of the exponents, and those of the significands."""
+    cdef double highs[16]
+    cdef double lows[16]
+    cdef double exponents[16]
+    cdef double logs[CHUNK]
+    cdef int64_t sum = -16 * 1023 * s.times
+    cdef double n, product
+    cdef int k
+    for k in range(2):
+        vd_store(highs + 8 * k, s.high[k])
+        vd_store(lows + 8 * k, s.low[k])
+        vd_store(exponents + 8 * k, s.exponents[k])
+    for k in range(16):
+        sum += <int64_t>fl_bits_f64(exponents[k])
+        logs[k] = -log_plus(highs[k], lows[k] / highs[k])
+    add_carefully(total, logs, 16)
+    n = -<double>sum
+    product = n * FL_LN2_HI
+    add(total, product)
+    total.low += fma(n, FL_LN2_LO, fma(n, FL_LN2_HI, -product))
+
+
+cdef inline void look_at(vector x, vector t, vector* high, vector* low, vector* soft) noexcept nogil:
+    """The largest x, the largest -x, and 0 if t is 0 or 1."""
+    cdef vector mixed = v_less_times(t, t, t)
+    high[0] = v_maximum(x, high[0])
+    low[0] = v_maximum(v_opposite(x), low[0])
+    soft[0] = v_times_plus(mixed, mixed, soft[0])
+
+
+cdef bint labels_are_hard(const real* x, const real* t, Py_ssize_t n, bint* outside) noexcept nogil:
+    """Whether targets of n <= CHUNK items are 0 or 1 each. OUT outside: some x is not within 0 and 1; nan is."""
+    cdef vf high = vf_set(0.0), low = vf_set(0.0), soft = vf_set(0.0)
+    cdef vd a = vd_set(0.0), b = vd_set(0.0), c = vd_set(0.0)
+    cdef real highs[LANES]
+    cdef real lows[LANES]
+    cdef real softs[LANES]
+    cdef bint hard = True
+    cdef Py_ssize_t width = 64 // <Py_ssize_t>sizeof(real)
+    cdef Py_ssize_t i, k
+    for k in range((n + width - 1) // width):
+        i = k * width
+        if real is float:
+            look_at(load_first(x + i, n - i), load_first(t + i, n - i), &high, &low, &soft)
+        elif n - i >= 8:
+            look_at(vd_load(x + i), vd_load(t + i), &a, &b, &c)
+        else:
+            look_at(vd_load_part(x + i, n - i, 0.0), vd_load_part(t + i, n - i, 0.0), &a, &b, &c)
+    if real is float:
+        vf_store(highs, high)
+        vf_store(lows, low)
+        vf_store(softs, soft)
+    else:
+        vd_store(highs, a)
+        vd_store(lows, b)
+        vd_store(softs, c)
+    outside[0] = False
+    for k in range(width):
+        outside[0] = outside[0] or highs[k] > 1.0 or lows[k] > 0.0
+        hard = hard and softs[k] == 0.0
+    return hard
 
 
 cdef struct Factor:

@@ -373,7 +373,8 @@ cdef inline double minus_sum(double m, double x, double low) noexcept nogil:
     return -(t if t - t == 0.0 else s)
 
 
-cdef inline double hessian_entry(double e, double low, double inverse, double inverse_low, double factor) noexcept nogil:
+cdef inline double hessian_entry(double e, double low, double inverse, double inverse_low,
+                                 double factor) noexcept nogil:
     """factor p (1 - p) with p = (e + low) (inverse + inverse_low), rounded twice at most, unless p is near 1."""
     cdef double p = e * inverse
     cdef double p_low = fma(e, inverse, -p) + fma(e, inverse_low, low * inverse)

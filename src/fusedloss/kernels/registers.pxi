@@ -62,11 +62,7 @@ cdef extern from "vectors.h":
     vd vd_if_negative(vd s, vd a, vd b) noexcept nogil        # sign bit of s ? a : b
     vd vd_if_less(vd s, vd t, vd a, vd b) noexcept nogil      # s < t ? a : b
     vd vd_if_equal(vd s, vd t, vd a, vd b) noexcept nogil     # s == t ? a : b
-<<<<<<< HEAD
-    vd vd_shift_left(vd a, int n) noexcept nogil      # the bits
-=======
     vd vd_shift_left(vd a, int n) noexcept nogil      # the bits as integers, as below
->>>>>>> pointwise
     vd vd_shift_right(vd a, int n) noexcept nogil
     vd vd_add_bits(vd a, vd b) noexcept nogil
     vd vd_sub_bits(vd a, vd b) noexcept nogil

@@ -170,12 +170,9 @@ static inline vd vd_shift_left(vd a, unsigned n) {
 static inline vd vd_shift_right(vd a, unsigned n) {
     return _mm512_castsi512_pd(_mm512_srli_epi64(_mm512_castpd_si512(a), n));
 }
-<<<<<<< HEAD
-=======
 static inline vd vd_sub_bits(vd a, vd b) {
     return _mm512_castsi512_pd(_mm512_sub_epi64(_mm512_castpd_si512(a), _mm512_castpd_si512(b)));
 }
->>>>>>> pointwise
 static inline vd vd_add_bits(vd a, vd b) {
     return _mm512_castsi512_pd(_mm512_add_epi64(_mm512_castpd_si512(a), _mm512_castpd_si512(b)));
 }
@@ -387,13 +384,10 @@ static inline vd vd_shift_right(vd v, int n) {
     return FL_D(_mm256_castsi256_pd(_mm256_srli_epi64(_mm256_castpd_si256(v.a), n)),
                 _mm256_castsi256_pd(_mm256_srli_epi64(_mm256_castpd_si256(v.b), n)));
 }
-<<<<<<< HEAD
-=======
 static inline __m256d fl_sub_bits(__m256d a, __m256d b) {
     return _mm256_castsi256_pd(_mm256_sub_epi64(_mm256_castpd_si256(a), _mm256_castpd_si256(b)));
 }
 static inline vd vd_sub_bits(vd a, vd b) { return FL_D(fl_sub_bits(a.a, b.a), fl_sub_bits(a.b, b.b)); }
->>>>>>> pointwise
 static inline __m256d fl_add_bits(__m256d a, __m256d b) {
     return _mm256_castsi256_pd(_mm256_add_epi64(_mm256_castpd_si256(a), _mm256_castpd_si256(b)));
 }
@@ -516,10 +510,7 @@ static inline fl_vl fl_bits(vd a) { fl_vl r; memcpy(&r, &a, sizeof r); return r;
 static inline vd fl_of_bits(fl_vl a) { vd r; memcpy(&r, &a, sizeof r); return r; }
 static inline fl_vl fl_shift_left(fl_vl a, int n) { FL_LANEWISE(fl_vl, 8, a.x[i] << n); }
 static inline fl_vl fl_shift_right(fl_vl a, int n) { FL_LANEWISE(fl_vl, 8, a.x[i] >> n); }
-<<<<<<< HEAD
-=======
 static inline fl_vl fl_sub_bits(fl_vl a, fl_vl b) { FL_LANEWISE(fl_vl, 8, a.x[i] - b.x[i]); }
->>>>>>> pointwise
 static inline fl_vl fl_add_bits(fl_vl a, fl_vl b) { FL_LANEWISE(fl_vl, 8, a.x[i] + b.x[i]); }
 static inline fl_vl fl_or_sign(fl_vl a) { FL_LANEWISE(fl_vl, 8, a.x[i] | 0x8000000000000000u); }
 static inline vd vd_neg_abs(vd a) { return fl_of_bits(fl_or_sign(fl_bits(a))); }
@@ -529,10 +520,7 @@ static inline vd vd_if_negative(vd s, vd a, vd b) {
 }
 static inline vd vd_shift_left(vd a, int n) { return fl_of_bits(fl_shift_left(fl_bits(a), n)); }
 static inline vd vd_shift_right(vd a, int n) { return fl_of_bits(fl_shift_right(fl_bits(a), n)); }
-<<<<<<< HEAD
-=======
 static inline vd vd_sub_bits(vd a, vd b) { return fl_of_bits(fl_sub_bits(fl_bits(a), fl_bits(b))); }
->>>>>>> pointwise
 static inline vd vd_add_bits(vd a, vd b) { return fl_of_bits(fl_add_bits(fl_bits(a), fl_bits(b))); }
 static inline vdt vd_table(const double *p) { return vd_load(p); }
 static inline vd fl_look_up(vdt table, fl_vl index) { FL_LANEWISE(vd, 8, table.x[index.x[i] & 7]); }

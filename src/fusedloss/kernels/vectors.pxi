@@ -462,8 +462,8 @@ cdef inline DoubleExp double_exp_of_lanes(const double* magic, const double* flo
 
 cdef inline void exp_lanes(const real* x, Py_ssize_t classes, const real* base, const real* magic, const real* floor,
                            real* e, real* low) noexcept nogil:
-    """e[class, lane] = e^(x - base) / 2^scale, magic and floor made by the two functions above; OUT low: what their last
-    roundings have lost."""
+    """e[class, lane] = e^(x - base) / 2^scale, magic and floor made by the two functions above; OUT low: what their
+    last roundings have lost."""
     cdef Py_ssize_t c, next_one
     cdef int half
     cdef vf bases, lost
@@ -1148,8 +1148,8 @@ cdef void add_binary_losses_double(const double* x, const double* t, const doubl
     products.low[3] = q_3
 
 
-# Probabilities and labels 0 and 1: the sum of the losses is the logarithm of a product of p and 1 - p. Factors may be as
-# small as e^-100, so that the product gives up its exponent after every four.
+# Probabilities and labels 0 and 1: the sum of the losses is the logarithm of a product of p and 1 - p. Factors may be
+# as small as e^-100, so that the product gives up its exponent after every four.
 
 cdef struct Likelihood:
     vd high[2]            # the product as significands in 16 lanes, from sqrt(1/2) to sqrt(2),

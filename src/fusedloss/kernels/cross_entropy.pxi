@@ -261,19 +261,13 @@ cdef void finish(const Softmax* t, Rows* r) noexcept nogil:
     cdef double e_low[LANES]
     cdef double v[LANES]
     cdef double v_low[LANES]
-    cdef double magic, floor, others, gap, near, near_low, below, below_low, rest, rest_low, q, ratio, hard, coefficient
+    cdef double others, gap, near, near_low, below, below_low, rest, rest_low, q, ratio, hard, coefficient
     cdef bint labelled = t.kind == CROSS_ENTROPY and not t.soft
     cdef double with_label = 1.0 if labelled else 0.0
     cdef int i
 
     # 1. S and log(S / E_m); by label also -log p_y, left in loss. Loops that compilers turn into vectors.
-    for i in range(LANES):
-        magic = magic_of(r.scale[i], <double>0)
-        floor = floor_of(r.scale[i], <double>0)
-        top[i] = exp_shifted(r.top[i], r.base[i], magic, floor)
-        top_low[i] = exp_shifted_low(r.top[i], r.base[i], magic, floor)
-        e[i] = exp_shifted(r.logit[i], r.base[i], magic, floor)
-        e_low[i] = exp_shifted_low(r.logit[i], r.base[i], magic, floor)
+    exp_of_two_lanes(r.top, r.logit, r.base, r.scale, top, top_low, e, e_low)
     for i in range(LANES):
         # +-inf as maximum: no softmax exists, every entry of the row is nan.
         others = r.others[i] if (r.maximum[i] < INFINITY) & (r.maximum[i] > -INFINITY) else NAN
@@ -495,8 +489,9 @@ cdef inline void find_top(const real* x, Py_ssize_t n, Py_ssize_t hole, real* to
 
 
 cdef void scan_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t n, Py_ssize_t label,
-                       real* buffer, RowScan* out) noexcept nogil:
-    """Maximum and sums of one column block. label: -1 if there is none."""
+                       real* buffer, double* e, RowScan* out) noexcept nogil:
+    """Maximum and sums of one column block. label: -1 if there is none. OUT e, unless NULL: all exponentials of
+    float64 logits, in the unit of the sums."""
     cdef const real* x = load(t.logits, t.code, row * t.classes + column, n, buffer)
     cdef double q[CHUNK]
     cdef double products[CHUNK]
@@ -515,7 +510,11 @@ cdef void scan_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_s
     if real is float:
         add(&out.others, exp_sum(x, n, label, top_at, &out.shift))
     else:
-        exp_sum_double(x, n, label, top_at, &out.shift, &out.others)
+        exp_sum_double(x, n, label, top_at, &out.shift, e, &out.others)
+        if e != NULL and top_at >= 0:
+            e[top_at] = exp_in_unit(out, top)
+        if e != NULL and label >= 0:
+            e[label] = exp_in_unit(out, x[label])
 
     out.q_sum = 0.0
     out.q_gap = 0.0
@@ -575,17 +574,17 @@ cdef inline double max_of(double a, double b) noexcept nogil:
     return b if b > a else a
 
 
-cdef void scan_group(const Softmax* t, Py_ssize_t row, Py_ssize_t group, Py_ssize_t label, RowScan* scan,
+cdef void scan_group(const Softmax* t, Py_ssize_t row, Py_ssize_t group, Py_ssize_t label, double* e, RowScan* scan,
                      real tag) noexcept nogil:
-    """The column blocks of one group of a row, in order."""
+    """The column blocks of one group of a row, in order. e, for a row of one block: as scan_columns has it."""
     cdef real buffer[COLUMNS]
     cdef RowScan block
     cdef Py_ssize_t column = group * GROUP
     cdef Py_ssize_t last = min(column + GROUP, t.classes)
-    scan_columns(t, row, column, min(<Py_ssize_t>COLUMNS, last - column), label, buffer, scan)
+    scan_columns(t, row, column, min(<Py_ssize_t>COLUMNS, last - column), label, buffer, e, scan)
     column += COLUMNS
     while column < last:
-        scan_columns(t, row, column, min(<Py_ssize_t>COLUMNS, last - column), label, buffer, &block)
+        scan_columns(t, row, column, min(<Py_ssize_t>COLUMNS, last - column), label, buffer, NULL, &block)
         merge(scan, &block)
         column += COLUMNS
 
@@ -594,13 +593,14 @@ cdef inline Py_ssize_t groups_of(const Softmax* t) noexcept nogil:
     return (t.classes + GROUP - 1) // GROUP
 
 
-cdef void scan_row(const Softmax* t, Py_ssize_t row, Py_ssize_t label, RowScan* scan, real tag) noexcept nogil:
+cdef void scan_row(const Softmax* t, Py_ssize_t row, Py_ssize_t label, double* e, RowScan* scan,
+                   real tag) noexcept nogil:
     """All groups of a row, in order: the same sums, to the bit, as when threads share the row."""
     cdef RowScan part
     cdef Py_ssize_t group
-    scan_group(t, row, 0, label, scan, tag)
+    scan_group(t, row, 0, label, e, scan, tag)
     for group in range(1, groups_of(t)):
-        scan_group(t, row, group, label, &part, tag)
+        scan_group(t, row, group, label, NULL, &part, tag)
         merge(scan, &part)
 
 
@@ -634,38 +634,66 @@ cdef bint row_has_nan(const Softmax* t, Py_ssize_t row) noexcept nogil:
     return False
 
 
-cdef void scan_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r, real tag) noexcept nogil:
+cdef void scan_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, double* e, Rows* r, real tag) noexcept nogil:
+    """OUT e, unless NULL: the exponentials of these rows, one after the other."""
     cdef RowScan scan
     cdef int lane
     for lane in range(<int>n):
         if r.label[lane] == IGNORED:
             continue
-        scan_row(t, first + lane, label_of(t, r, lane), &scan, <real>0)
+        scan_row(t, first + lane, label_of(t, r, lane), NULL if e == NULL else e + lane * t.classes, &scan, <real>0)
         keep_scan(t, first + lane, &scan, r, lane)
 
 
-cdef inline void write_plain(const Softmax* t, const float* x, Py_ssize_t column, Py_ssize_t n, const Rows* r, int lane,
-                             const ScaledExp* scaled, float* out) noexcept nogil:
-    """The gradient of a plain loss, or the softmax, of n columns; the label's entry is put where it belongs."""
-    cdef Py_ssize_t label = <Py_ssize_t>r.label[lane] - column
-    cdef Py_ssize_t before, after
-    cdef bint patched = t.kind == CROSS_ENTROPY and 0 <= label < n
-    if not patched:
-        write_scaled_exp(x, n, scaled, out, t.stream)
-        return
-    # The label's line is written as usual, around its entry; the others go past the caches if that is asked for.
-    before = label - label % LANES if not t.stream else max(label - <Py_ssize_t>((<size_t>(out + label) & 63) // 4),
-                                                            <Py_ssize_t>0)
-    after = min(n, before + LANES)
-    write_scaled_exp(x, before, scaled, out, t.stream)
-    write_scaled_exp(x + before, after - before, scaled, out + before, False)
-    out[label] = <float>r.special[lane]
-    write_scaled_exp(x + after, n - after, scaled, out + after, t.stream)
+cdef inline bint holds(double p_factor) noexcept nogil:
+    """Whether between this factor of a gradient and its entries nothing can under- or overflow in float32."""
+    return 9.1e-13 < p_factor < 1.1e12 or -1.1e12 < p_factor < -9.1e-13
 
 
-cdef void write_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t n, const Rows* r,
-                      int lane, real tag) noexcept nogil:
-    """Gradient and Hessian entries of up to CHUNK columns of a row; x is read before anything is stored."""
+cdef inline bint hess_from_grad(const Rows* r, int lane) noexcept nogil:
+    """Whether the Hessian is g - g p: no z-loss, and p = g / p_factor."""
+    return r.pp_factor[lane] == 0.0 and holds(r.p_factor[lane])
+
+
+cdef void write_plain(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t last, const Rows* r, int lane,
+                      const ScaledExp* scaled) noexcept nogil:
+    """Gradient and Hessian of a plain loss of float32, or the softmax, of a row's columns column..last. The entries of
+    label and peak, which have formulae of their own, are put where they belong."""
+    cdef const float* x = <const float*>t.logits + row * t.classes
+    cdef float* g = <float*>t.grad + row * t.classes
+    cdef float* h = NULL
+    cdef float back = 0.0
+    cdef Py_ssize_t label = <Py_ssize_t>r.label[lane] if t.kind == CROSS_ENTROPY else -1
+    cdef Py_ssize_t peak = -1
+    cdef Py_ssize_t stop, end
+    cdef bint apart
+    if t.hess != NULL:
+        h = <float*>t.hess + row * t.classes
+        back = <float>(1.0 / r.p_factor[lane])
+        peak = <Py_ssize_t>r.peak[lane]
+    while column < last:
+        # Lines that go past the caches cannot be touched again without waiting for them: those of label and peak are
+        # written as usual.
+        stop = next_stop(column, label, peak, last) if t.stream else last
+        end = stop
+        if stop < last:
+            end = max(column, stop - <Py_ssize_t>((<size_t>(g + stop) & 63) // sizeof(float)))
+        apart = end == column and stop < last
+        if apart:
+            end = min(last, column + LANES)
+        write_scaled_exp(x + column, end - column, scaled, g + column, h + column if h != NULL else NULL, back,
+                         t.stream and not apart)
+        if column <= label < end:
+            g[label] = <float>r.special[lane]
+        if column <= peak < end:
+            h[peak] = <float>hessian_at_peak(r, lane)
+        column = end
+
+
+cdef void write_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t n, const double* e,
+                      const Rows* r, int lane, real tag) noexcept nogil:
+    """Gradient and Hessian entries of up to CHUNK columns of a row; x is read before anything is stored. e: the
+    exponentials of a float64 row, NULL if they were not kept."""
     cdef real buffer[CHUNK]
     cdef real g[CHUNK]
     cdef real h[CHUNK]
@@ -677,24 +705,16 @@ cdef void write_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
     cdef double factor = r.p_factor[lane] / r.total[lane]
     cdef double inverse = 1.0 / r.total[lane]
     cdef double leftover, p, shift
+    cdef real back
     cdef double p_factor = r.p_factor[lane]
     cdef double pp_factor = r.pp_factor[lane]
     cdef double q_factor = r.q_factor[lane]
-    cdef real high = <real>factor
-    cdef real low
     cdef ScaledExp scaled
+    cdef ScaledDoubleExp wide
     cdef Py_ssize_t i
     cdef Py_ssize_t label = <Py_ssize_t>r.label[lane] - column
     cdef Py_ssize_t top = <Py_ssize_t>r.peak[lane] - column
     cdef Py_ssize_t start = row * t.classes + column
-
-    cdef bint usable = False
-    if real is float:
-        usable = set_scaled_exp(&scaled, factor, r.base[lane], r.scale[lane])
-        if (usable and t.code == F32 and t.hess == NULL and not t.soft and t.smoothing == 0.0
-                and t.kind != LOG_SOFTMAX):
-            write_plain(t, x, column, n, r, lane, &scaled, <float*>t.grad + start)
-            return
 
     if t.kind == LOG_SOFTMAX:
         shift = r.log_total[lane]
@@ -703,26 +723,28 @@ cdef void write_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
         store(t.grad, t.code, start, n, g, t.stream)
         return
 
-    if real is float:
-        leftover = factor - <double>high
+    leftover = (fma(-factor, r.total[lane], p_factor) - factor * r.total_low[lane]) * inverse
+    leftover = leftover if isfinite(leftover) else 0.0
+    if real is double and e != NULL and isfinite(factor):
+        for i in range(n):
+            g[i] = fma(e[column + i], factor, e[column + i] * leftover)
+    elif real is float and set_scaled_exp(&scaled, factor, r.base[lane], r.scale[lane]):
+        write_scaled_exp(<const float*>x, n, &scaled, <float*>g, NULL, 0.0, False)
+    elif real is double and set_scaled_double_exp(&wide, factor, leftover, r.base[lane], r.scale[lane]):
+        write_scaled_double_exp(<const double*>x, n, &wide, <double*>g)
     else:
-        leftover = (fma(-factor, r.total[lane], p_factor) - factor * r.total_low[lane]) * inverse
-    low = <real>leftover if isfinite(leftover) else <real>0.0
-
-    if t.grad != NULL or t.hess != NULL:
-        if real is float and usable:
-            write_scaled_exp(x, n, &scaled, <float*>g, False)
-        elif real is double and isfinite(factor):
-            scaled_exp_chunk(x, n, base, magic, floor, high, low, g)
-        else:
-            # D = 0: the IEEE quotient in each entry; and factors beyond what the table can hold.
-            for i in range(n):
-                g[i] = <real>(<double>exp_shifted(x[i], base, magic, floor) * factor)
+        # D = 0: the IEEE quotient in each entry; and factors beyond what the table can hold.
+        for i in range(n):
+            g[i] = <real>(<double>exp_shifted(x[i], base, magic, floor) * factor)
     if t.hess != NULL:
-        # In float64, or as g (1 - p) = g - g p in one rounding.
-        if real is float:
+        if hess_from_grad(r, lane):
+            # Only the largest p can be near 1, and it is replaced below.
+            back = <real>(1.0 / p_factor)
+            for i in range(n):
+                h[i] = multiply_add(-(g[i] * back), g[i], g[i])
+        elif real is float:
             if set_scaled_exp(&scaled, inverse, r.base[lane], r.scale[lane]):
-                write_scaled_exp(x, n, &scaled, <float*>h, False)
+                write_scaled_exp(x, n, &scaled, <float*>h, NULL, 0.0, False)
             else:
                 for i in range(n):
                     h[i] = <float>inverse     # nan: the row has no softmax
@@ -730,8 +752,13 @@ cdef void write_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
                 p = h[i]
                 h[i] = <float>(<double>g[i] * (1.0 - p) + pp_factor * p * p)
         else:
+            if set_scaled_double_exp(&wide, inverse, 0.0, r.base[lane], r.scale[lane]):
+                write_scaled_double_exp(<const double*>x, n, &wide, <double*>h)
+            else:
+                for i in range(n):
+                    h[i] = inverse
             for i in range(n):
-                p = exp_shifted(x[i], base, magic, floor) * inverse
+                p = h[i]
                 h[i] = fma(-g[i], p, g[i]) + pp_factor * p * p
         if 0 <= top < n:
             h[top] = <real>hessian_at_peak(r, lane)
@@ -783,28 +810,34 @@ cdef inline double soft_gradient_at_maximum(const Rows* r, int lane, double p, d
     return own + r.extra[lane] * p
 
 
-cdef void write_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, const Rows* r, real tag) noexcept nogil:
+cdef void write_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, const double* e, const Rows* r,
+                     real tag) noexcept nogil:
+    """Outputs of n rows. e: as scan_rows has it."""
     cdef int lane
     for lane in range(<int>n):
-        write_columns(t, first + lane, 0, t.classes, r, lane, tag)
+        write_columns(t, first + lane, 0, t.classes, NULL if e == NULL else e + lane * t.classes, r, lane, tag)
 
 
-cdef void write_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t last, const Rows* r,
-                        int lane, real tag) noexcept nogil:
+cdef void write_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t last, const double* e,
+                        const Rows* r, int lane, real tag) noexcept nogil:
     """Outputs of a row's columns column..last."""
     cdef Py_ssize_t start = (row * t.classes + column) * size_of(t.code)
     cdef Py_ssize_t size = (last - column) * size_of(t.code)
+    cdef ScaledExp scaled
     if r.label[lane] == IGNORED:
         if t.grad != NULL:
             memset(t.grad + start, 0, size)
         if t.hess != NULL:
             memset(t.hess + start, 0, size)
         return
+    if (t.code == F32 and not t.soft and t.smoothing == 0.0 and t.kind != LOG_SOFTMAX
+            and (t.hess == NULL or hess_from_grad(r, lane))
+            and set_scaled_exp(&scaled, r.p_factor[lane] / r.total[lane], r.base[lane], r.scale[lane])):
+        write_plain(t, row, column, last, r, lane, &scaled)
+        return
     while column < last:
-        write_chunk(t, row, column, min(<Py_ssize_t>CHUNK, last - column), r, lane, tag)
+        write_chunk(t, row, column, min(<Py_ssize_t>CHUNK, last - column), e, r, lane, tag)
         column += CHUNK
-    if t.stream:
-        fl_fence()
 
 
 # ----------------------------------------------------------------------------------------- a block of rows
@@ -815,7 +848,13 @@ cdef void softmax_block(Softmax* t, Py_ssize_t block, real tag) noexcept nogil:
     cdef Py_ssize_t last = min(first + t.block_rows, t.rows)
     # A group's rows stay in cache between scanning and writing.
     cdef Py_ssize_t group = LANES if t.classes <= COLUMNS or t.inner > 1 else 1
+    cdef double kept[COLUMNS]
+    cdef double* e = NULL
+    cdef double losses[LANES]
+    cdef double z_losses[LANES]
     cdef Py_ssize_t n
+    cdef int i
+    cdef int have = 0
     cdef Rows r
     cdef LaneSums total, z_total
     cdef Product product
@@ -825,6 +864,12 @@ cdef void softmax_block(Softmax* t, Py_ssize_t block, real tag) noexcept nogil:
     memset(&total, 0, sizeof(LaneSums))
     memset(&z_total, 0, sizeof(LaneSums))
     clear_product(&product)
+    if (real is double and not side_by_side and t.classes <= COLUMNS and t.kind != LOG_SOFTMAX
+            and (t.grad != NULL or t.hess != NULL)):
+        # As many rows as their exponentials, which cost more than all the rest, find room in the first-level cache.
+        e = kept
+        while group * t.classes > COLUMNS:
+            group //= 2
     while first < last:
         n = min(group, last - first)
         if direct and direct_rows(t, first, n, &product):
@@ -836,16 +881,27 @@ cdef void softmax_block(Softmax* t, Py_ssize_t block, real tag) noexcept nogil:
         if side_by_side:
             lanes_block(t, first, n, &r, <real>0)
         else:
-            scan_rows(t, first, n, &r, <real>0)
+            scan_rows(t, first, n, e, &r, <real>0)
             finish(t, &r)
             if t.grad != NULL or t.hess != NULL:
-                write_rows(t, first, n, &r, <real>0)
+                write_rows(t, first, n, e, &r, <real>0)
         keep_losses(t, first, n, &r, tag)
-        if t.sums != NULL:
-            add_lanes(&total, r.loss)
-            if t.z_sums != NULL:
-                add_lanes(&z_total, r.z)
         first += n
+        if t.sums == NULL:
+            continue
+        # Sixteen rows at a time, whatever the group.
+        for i in range(<int>n):
+            losses[have + i] = r.loss[i]
+            z_losses[have + i] = r.z[i]
+        have += <int>n
+        if have == LANES or first >= last:
+            for i in range(have, LANES):
+                losses[i] = 0.0
+                z_losses[i] = 0.0
+            add_lanes(&total, losses)
+            if t.z_sums != NULL:
+                add_lanes(&z_total, z_losses)
+            have = 0
     if product.factors > 0:
         add_logarithm(&product, &total)
     if t.stream:
@@ -876,22 +932,26 @@ cdef struct SharedRow:
 
 cdef void shared_scan_float(void* task, Py_ssize_t group) noexcept nogil:
     cdef SharedRow* s = <SharedRow*>task
-    scan_group(s.softmax, s.row, group, s.label, s.parts + group, <float>0)
+    scan_group(s.softmax, s.row, group, s.label, NULL, s.parts + group, <float>0)
 
 
 cdef void shared_scan_double(void* task, Py_ssize_t group) noexcept nogil:
     cdef SharedRow* s = <SharedRow*>task
-    scan_group(s.softmax, s.row, group, s.label, s.parts + group, <double>0)
+    scan_group(s.softmax, s.row, group, s.label, NULL, s.parts + group, <double>0)
 
 
 cdef void shared_write_float(void* task, Py_ssize_t group) noexcept nogil:
     cdef SharedRow* s = <SharedRow*>task
-    write_columns(s.softmax, s.row, group * GROUP, min((group + 1) * GROUP, s.softmax.classes), s.rows, 0, <float>0)
+    write_columns(s.softmax, s.row, group * GROUP, min((group + 1) * GROUP, s.softmax.classes), NULL, s.rows,
+                  0, <float>0)
+    fl_fence()
 
 
 cdef void shared_write_double(void* task, Py_ssize_t group) noexcept nogil:
     cdef SharedRow* s = <SharedRow*>task
-    write_columns(s.softmax, s.row, group * GROUP, min((group + 1) * GROUP, s.softmax.classes), s.rows, 0, <double>0)
+    write_columns(s.softmax, s.row, group * GROUP, min((group + 1) * GROUP, s.softmax.classes), NULL, s.rows,
+                  0, <double>0)
+    fl_fence()
 
 
 cdef void merge_parts(SharedRow* s) noexcept nogil:

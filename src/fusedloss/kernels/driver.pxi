@@ -824,7 +824,9 @@ cdef object pointwise_entry(PointwiseKind kind, object verb, object x, object ta
     grad, hess = outputs
     in_place = ((grad is not None and cnp.PyArray_DATA(<cnp.ndarray>grad) == cnp.PyArray_DATA(a))
                 or (hess is not None and cnp.PyArray_DATA(<cnp.ndarray>hess) == cnp.PyArray_DATA(a)))
-    if kind != MSE_LOSS and BOOL < t.target.code < F16 and not targets_are_binary(&t.target, t.n, threads):
+    # Without outputs of the caller's, which a mistake must leave alone, the kernels look for other integers themselves.
+    if (out is not None and kind != MSE_LOSS and BOOL < t.target.code < F16
+            and not targets_are_binary(&t.target, t.n, threads)):
         return NotImplemented
 
     blocks = blocks_of_items(t.n)
@@ -832,9 +834,9 @@ cdef object pointwise_entry(PointwiseKind kind, object verb, object x, object ta
         memory = bytearray(blocks * (sizeof(Sum) + 1))
         sums = <Sum*>PyByteArray_AS_STRING(memory)
         t.bad = <char*>(sums + blocks)
-    if kind == BINARY_CROSS_ENTROPY:
+    if kind != MSE_LOSS:
         memset(t.bad, 0, blocks)
-        if in_place:
+        if in_place and kind == BINARY_CROSS_ENTROPY:
             # Results would replace probabilities before a bad one among them is found: a pass that only looks.
             run_pointwise(&t, blocks, threads)
             if any_set(t.bad, blocks):
@@ -859,7 +861,7 @@ cdef object pointwise_entry(PointwiseKind kind, object verb, object x, object ta
     run_pointwise(&t, blocks, threads)
     if t.sums != NULL:
         value = total_of(t.sums, blocks, t.divisor)
-    if kind == BINARY_CROSS_ENTROPY and any_set(t.bad, blocks):
+    if kind != MSE_LOSS and any_set(t.bad, blocks):
         return NotImplemented
     return answer(v, values if r == NO_REDUCTION else value, grad, hess)
 

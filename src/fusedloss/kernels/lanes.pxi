@@ -57,18 +57,20 @@ cdef struct Shift:
 
 
 cdef inline Shift shift_of(double maximum, real tag) noexcept nogil:
-    """Shift for a row with this maximum: afterwards exp of the maximum lies in [2^43, 2^45].
+    """Shift for a row with this maximum: afterwards exp of the maximum lies in [2^43, 2^45], in double in [2^63, 2^65].
 
     scale is even, so that x*log2(e) + magic rounds ties the same way for each row. 44 is taken off it so that terms far
-    below the smallest normal number still count: many of them together may be above it.
+    below the smallest normal number still count: many of them together may be above it. In double it is 64, since
+    exponentials below the smallest normal number are wrong, and must be too small for a subnormal probability.
     Up to 2^16 (float) or 2^40 (double) x*log2(e) + magic rounds to the nearest integer, without loss.
     A maximum of -inf (nothing but -inf and nan) takes scale 0, which keeps exp(-inf) = 0 and nan = nan;
     a maximum of +inf gives inf - inf = nan on purpose: such a row has no softmax.
     """
     cdef Shift shift
     cdef double limit = 65536.0 if real is float else 1099511627776.0
-    cdef double scale = 2.0 * rint(maximum * (0.5 * FL_LOG2E)) - 44.0
-    cdef double apart = 0.0 if maximum == -INFINITY else -44.0
+    cdef double below = 44.0 if real is float else 64.0
+    cdef double scale = 2.0 * rint(maximum * (0.5 * FL_LOG2E)) - below
+    cdef double apart = 0.0 if maximum == -INFINITY else -below
     cdef bint inside = (maximum >= -limit) & (maximum <= limit)
     shift.scale = scale if inside else apart
     shift.base = 0.0 if inside | (maximum == -INFINITY) else maximum

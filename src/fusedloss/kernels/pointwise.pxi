@@ -29,7 +29,7 @@ cdef struct Pointwise:
     char* grad            # OUT (n,)
     char* hess            # OUT (n,)
     Sum* sums             # OUT (blocks,)
-    char* bad             # OUT (blocks,): a probability or target outside [0, 1] was met
+    char* bad             # OUT (blocks,): a probability or target outside [0, 1], or an integer but 0 and 1, was met
 
 
 cdef inline void add_items(Sum* total, real* a, Py_ssize_t n) noexcept nogil:
@@ -47,12 +47,6 @@ cdef inline void add_items(Sum* total, real* a, Py_ssize_t n) noexcept nogil:
         add(total, tree_sum(wide, half))
     else:
         add_carefully(total, a, n)
-
-
-cdef struct Factor:
-    # A scale as high + low, so that multiplying by it rounds once.
-    double high
-    double low
 
 
 cdef inline Factor reciprocal(double numerator, double divisor) noexcept nogil:
@@ -73,8 +67,29 @@ cdef inline real scale_by(real value, real high, real low) noexcept nogil:
 
 # ----------------------------------------------------------------------- binary cross-entropy with logits
 
+cdef inline bint any_beyond_one(const integer* x, Py_ssize_t n) noexcept nogil:
+    """Of unsigned integers: all their bits together are beyond 1 if one of them is."""
+    cdef integer seen = 0
+    cdef Py_ssize_t i
+    for i in range(n):
+        seen |= x[i]
+    return seen > 1
+
+
+cdef inline bint beyond_one(const Operand* a, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
+    """Whether integer targets, contiguous, hold anything but 0 and 1."""
+    cdef const char* at = a.data + first * size_of(a.code)
+    if a.code <= U8:
+        return any_beyond_one(<const uint8_t*>at, n)
+    if a.code <= U16:
+        return any_beyond_one(<const uint16_t*>at, n)
+    if a.code <= U32:
+        return any_beyond_one(<const uint32_t*>at, n)
+    return any_beyond_one(<const uint64_t*>at, n)
+
+
 cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, Sum* total,
-                                       real tag) noexcept nogil:
+                                       LogProducts* products, char* bad, real tag) noexcept nogil:
     """a softplus(x) + b softplus(-x) with a = w (1 - t), b = w pos_weight t; e = exp(-|x|):
     value     a max(x, 0) + b max(-x, 0) + (a + b) log1p(e), zero factors masked
     gradient  (a - b e) / (1 + e) for x >= 0, (a e - b) / (1 + e) below: no cancellation for t in {0, 1}
@@ -93,20 +108,31 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
     cdef real high, low, numerator, up, down
     cdef double wide
     cdef Py_ssize_t i
-    if real is float:
-        if t.weight.data == NULL and t.pos_weight.data == NULL and isfinite(f.high):
-            wide = binary_losses(x, y, n, <float>f.high, <float>(f.high - <double><float>f.high),
-                                 t.values != NULL or t.sums != NULL, v if t.values != NULL else NULL,
-                                 a if t.grad != NULL else NULL, h if t.hess != NULL else NULL)
-            if t.values != NULL:
-                store(t.values, F32, first, n, <const real*>v, t.stream)
-            if t.sums != NULL:
-                add(total, wide)
-            if t.grad != NULL:
-                store(t.grad, t.code, first, n, <const real*>a, t.stream)
-            if t.hess != NULL:
-                store(t.hess, t.code, first, n, <const real*>h, t.stream)
+    if BOOL < t.target.code < F16 and beyond_one(&t.target, first, n):
+        bad[0] = 1
+    exp_of_minus_size(x, n, e, y)
+    if t.weight.data == NULL and t.pos_weight.data == NULL and isfinite(f.high):
+        if t.sums != NULL:
+            if real is float:
+                add(total, add_binary_losses(x, y, e, n, products, False))
+            else:
+                add_binary_losses_double(x, y, e, n, products, False, total)
+        if t.values != NULL:
+            binary_values(x, y, e, n, v)
+            store(t.values, F32 if real is float else F64, first, n, v, t.stream)
+        if t.grad == NULL:
             return
+        high = <real>f.high
+        low = <real>(f.low if real is double else f.high - <double>high)
+        if t.code == F32 or real is double:
+            write_derivatives(x, y, e, n, high, low, <real*>t.grad + first,
+                              <real*>t.hess + first if t.hess != NULL else NULL, t.stream)
+            return
+        write_derivatives(x, y, e, n, high, low, a, h if t.hess != NULL else NULL, False)
+        store(t.grad, t.code, first, n, a, t.stream)
+        if t.hess != NULL:
+            store(t.hess, t.code, first, n, h, t.stream)
+        return
     for i in range(n):
         a[i] = <real>1.0 - y[i]
         b[i] = y[i]
@@ -119,7 +145,6 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
         for i in range(n):
             a[i] = a[i] * y[i]
             b[i] = b[i] * y[i]
-    exp_of_minus_size(x, n, e)
 
     if t.values != NULL or t.sums != NULL:
         for i in range(n):
@@ -270,28 +295,38 @@ cdef inline void mse_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, S
     cdef const real* y = load_operand(&t.target, first, n, y_buffer)
     cdef const real* w = NULL
     cdef double d, back, lost
+    cdef bint direct
+    cdef real* grad
     cdef Factor f = reciprocal(2.0, t.divisor)
     cdef Py_ssize_t i
     if t.weight.data != NULL:
         w = load_operand(&t.weight, first, n, w_buffer)
     elif t.values == NULL:
         # The usual call has loops of its own, whose sums stay in registers.
-        if real is float:
-            d = squared_errors(x, y, n, f.high, t.sums != NULL, out if t.grad != NULL else NULL)
-            if t.sums != NULL:
-                add(total, d)
-        else:
-            if t.sums != NULL:
-                add_squared_errors(total, x, y, n)
-            if t.grad != NULL:
-                for i in range(n):
-                    out[i] = scale_by(x[i] - y[i], f.high, f.low)
+        direct = t.code == F32 or real is double
+        grad = NULL
         if t.grad != NULL:
-            store(t.grad, t.code, first, n, out, t.stream)
+            grad = out
+            if direct and (t.sums == NULL or real is double or not t.stream):
+                grad = <real*>t.grad + first
+        if t.sums != NULL:
+            if real is float:
+                # Value and gradient share what is converted. The sum's vectors begin where the chunk does, lines in
+                # the output elsewhere, so that a gradient that goes past the caches is staged.
+                add(total, squared_errors(x, y, n, f.high, grad))
+            else:
+                add_squared_errors(total, x, y, n)
+        if grad != NULL:
+            if real is double or t.sums == NULL:
+                write_differences(x, y, n, f, grad, direct and t.stream)
+            if grad == out:
+                store(t.grad, t.code, first, n, out, t.stream)
         if t.hess != NULL:
-            for i in range(n):
-                h[i] = <real>f.high
-            store(t.hess, t.code, first, n, h, t.stream)
+            if direct:
+                write_constant(<real>f.high, n, <real*>t.hess + first, t.stream)
+            else:
+                write_constant(<real>f.high, n, h, False)
+                store(t.hess, t.code, first, n, h, t.stream)
         return
     if t.values != NULL or t.sums != NULL:
         for i in range(n):
@@ -325,7 +360,7 @@ cdef inline void mse_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, S
         if w == NULL:
             for i in range(n):
                 if real is float:
-                    out[i] = <float>((<double>x[i] - <double>y[i]) * f.high)     # as squared_errors has it
+                    out[i] = <float>((<double>x[i] - <double>y[i]) * f.high)     # as write_differences has it
                 else:
                     out[i] = scale_by(x[i] - y[i], f.high, f.low)
         else:
@@ -345,24 +380,26 @@ cdef inline void function_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t
     cdef real v[CHUNK]
     cdef const real* x = load(t.x, t.code, first, n, x_buffer)
     cdef Py_ssize_t i
-    if real is float:
-        if t.kind == SIGMOID:
-            functions(SIGMOID_OF, x, n, v)
-        elif t.kind == SOFTPLUS:
-            functions(SOFTPLUS_OF, x, n, v)
-        else:
-            functions(LOG_SIGMOID_OF, x, n, v)
+    # Straight to the output, if that has the chunk's dtype.
+    cdef bint direct = t.code == F32 or real is double
+    cdef real* out = v
+    if direct:
+        out = <real*>t.values + first
+    if t.kind == SIGMOID:
+        functions(SIGMOID_OF, x, n, out, direct and t.stream)
+    elif real is float:
+        functions(SOFTPLUS_OF if t.kind == SOFTPLUS else LOG_SIGMOID_OF, x, n, out, direct and t.stream)
     else:
-        exp_of_minus_size(x, n, e)
-        if t.kind == SIGMOID:
-            for i in range(n):
-                v[i] = divide_by_one_plus(<real>1.0 if x[i] >= <real>0.0 else e[i], e[i])
-        elif t.kind == SOFTPLUS:
+        direct = False
+        exp_of_minus_size(x, n, e, x)
+        if t.kind == SOFTPLUS:
             for i in range(n):
                 v[i] = plus_log1p(x[i] if x[i] > <real>0.0 else <real>0.0, e[i])
         else:
             for i in range(n):
                 v[i] = -plus_log1p(-x[i] if x[i] < <real>0.0 else <real>0.0, e[i])
+    if direct:
+        return
     store(t.values, t.code, first, n, v, t.stream)
 
 
@@ -373,11 +410,15 @@ cdef void pointwise_block(Pointwise* t, Py_ssize_t block, real tag) noexcept nog
     cdef Py_ssize_t last = min(first + ITEMS, t.n)
     cdef Py_ssize_t n
     cdef Sum total
+    cdef LogProducts products
+    cdef bint logits = t.kind == BINARY_CROSS_ENTROPY_WITH_LOGITS
     memset(&total, 0, sizeof(Sum))
+    if logits:
+        begin_products(&products, 0.0 if real is float else 1.0)
     while first < last:
         n = min(<Py_ssize_t>CHUNK, last - first)
-        if t.kind == BINARY_CROSS_ENTROPY_WITH_LOGITS:
-            bce_with_logits_chunk(t, first, n, &total, <real>0)
+        if logits:
+            bce_with_logits_chunk(t, first, n, &total, &products, t.bad + block, <real>0)
         elif t.kind == MSE_LOSS:
             mse_chunk(t, first, n, &total, <real>0)
         elif t.kind == BINARY_CROSS_ENTROPY:
@@ -388,6 +429,8 @@ cdef void pointwise_block(Pointwise* t, Py_ssize_t block, real tag) noexcept nog
     if t.stream:
         fl_fence()
     if t.sums != NULL:
+        if logits:
+            add_products(&total, &products, real is double)
         t.sums[block] = total
 
 
@@ -429,26 +472,8 @@ cdef void sum_block(void* task, Py_ssize_t block) noexcept nogil:
     t.sums[block] = total
 
 
-cdef inline bint any_beyond_one(const integer* x, Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t i
-    cdef int beyond = 0
-    for i in range(n):
-        beyond |= (x[i] != 0) & (x[i] != 1)
-    return beyond != 0
-
-
 cdef void zero_or_one_block(void* task, Py_ssize_t block) noexcept nogil:
-    """Whether a block of integer targets, contiguous, holds anything but 0 and 1."""
+    """Whether a block of integer targets holds anything but 0 and 1."""
     cdef Sweep* t = <Sweep*>task
     cdef Py_ssize_t first = block * ITEMS
-    cdef Py_ssize_t n = min(<Py_ssize_t>ITEMS, t.n - first)
-    cdef Code code = t.operand.code
-    cdef const char* at = t.operand.data + first * size_of(code)
-    if code <= U8:
-        t.bad[block] = any_beyond_one(<const uint8_t*>at, n)
-    elif code <= U16:
-        t.bad[block] = any_beyond_one(<const uint16_t*>at, n)
-    elif code <= U32:
-        t.bad[block] = any_beyond_one(<const uint32_t*>at, n)
-    else:
-        t.bad[block] = any_beyond_one(<const uint64_t*>at, n)
+    t.bad[block] = beyond_one(t.operand, first, min(<Py_ssize_t>ITEMS, t.n - first))

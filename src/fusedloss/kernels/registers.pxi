@@ -27,6 +27,7 @@ cdef extern from "vectors.h":
     vf vf_mul(vf a, vf b) noexcept nogil
     vf vf_fma(vf a, vf b, vf c) noexcept nogil
     vf vf_nfma(vf a, vf b, vf c) noexcept nogil       # c - a*b
+    vf vf_fms(vf a, vf b, vf c) noexcept nogil        # a*b - c
     vf vf_max(vf a, vf b) noexcept nogil              # a > b ? a : b
     vf vf_min(vf a, vf b) noexcept nogil              # a < b ? a : b
     vf vf_clamp_unless_zero(vf s, vf floor, vf a) noexcept nogil     # s == 0 ? floor : max(floor, a)
@@ -51,8 +52,17 @@ cdef extern from "vectors.h":
     vd vd_load(const double* p) noexcept nogil
     vd vd_load_part(const double* p, long n, double rest) noexcept nogil
     vd vd_max(vd a, vd b) noexcept nogil              # a > b ? a : b
+    void vd_store_part(double* p, vd a, long n) noexcept nogil
+    void vd_stream(double* p, vd a) noexcept nogil
+    vd vd_div(vd a, vd b) noexcept nogil
+    vd vd_fms(vd a, vd b, vd c) noexcept nogil        # a*b - c
+    vd vd_neg(vd a) noexcept nogil
     vd vd_neg_abs(vd a) noexcept nogil
+    vd vd_if_negative(vd s, vd a, vd b) noexcept nogil        # sign bit of s ? a : b
+    vd vd_if_less(vd s, vd t, vd a, vd b) noexcept nogil      # s < t ? a : b
+    vd vd_if_equal(vd s, vd t, vd a, vd b) noexcept nogil     # s == t ? a : b
     vd vd_shift_left(vd a, int n) noexcept nogil      # the bits
+    vd vd_shift_right(vd a, int n) noexcept nogil
     vd vd_add_bits(vd a, vd b) noexcept nogil
     vdt vd_table(const double* p) noexcept nogil
     vd vd_look_up(vdt table, vd index) noexcept nogil
@@ -63,3 +73,132 @@ cdef extern from "vectors.h":
     vf vf_from_bfloats(const uint16_t* p) noexcept nogil
     void vf_load_columns(const float* p, long stride, long width, vf* v) noexcept nogil
     void vf_store_columns(float* p, long stride, long width, vf* v) noexcept nogil
+
+
+# The same operation for floats and for doubles, where a formula is the same for both.
+
+ctypedef fused vector:
+    vf
+    vd
+
+
+cdef inline vector v_same(double a, vector like) noexcept nogil:
+    """`a` in all lanes."""
+    if vector is vf:
+        return vf_set(<float>a)
+    else:
+        return vd_set(a)
+
+
+cdef inline vector v_plus(vector a, vector b) noexcept nogil:
+    """a + b"""
+    if vector is vf:
+        return vf_add(a, b)
+    else:
+        return vd_add(a, b)
+
+
+cdef inline vector v_minus(vector a, vector b) noexcept nogil:
+    """a - b"""
+    if vector is vf:
+        return vf_sub(a, b)
+    else:
+        return vd_sub(a, b)
+
+
+cdef inline vector v_times(vector a, vector b) noexcept nogil:
+    """a b"""
+    if vector is vf:
+        return vf_mul(a, b)
+    else:
+        return vd_mul(a, b)
+
+
+cdef inline vector v_over(vector a, vector b) noexcept nogil:
+    """a / b"""
+    if vector is vf:
+        return vf_div(a, b)
+    else:
+        return vd_div(a, b)
+
+
+cdef inline vector v_times_plus(vector a, vector b, vector c) noexcept nogil:
+    """a b + c"""
+    if vector is vf:
+        return vf_fma(a, b, c)
+    else:
+        return vd_fma(a, b, c)
+
+
+cdef inline vector v_less_times(vector a, vector b, vector c) noexcept nogil:
+    """c - a b"""
+    if vector is vf:
+        return vf_nfma(a, b, c)
+    else:
+        return vd_nfma(a, b, c)
+
+
+cdef inline vector v_times_minus(vector a, vector b, vector c) noexcept nogil:
+    """a b - c"""
+    if vector is vf:
+        return vf_fms(a, b, c)
+    else:
+        return vd_fms(a, b, c)
+
+
+cdef inline vector v_maximum(vector a, vector b) noexcept nogil:
+    """a > b ? a : b"""
+    if vector is vf:
+        return vf_max(a, b)
+    else:
+        return vd_max(a, b)
+
+
+cdef inline vector v_opposite(vector a) noexcept nogil:
+    """-a"""
+    if vector is vf:
+        return vf_neg(a)
+    else:
+        return vd_neg(a)
+
+
+cdef inline vector v_minus_size(vector a) noexcept nogil:
+    """-|a|"""
+    if vector is vf:
+        return vf_neg_abs(a)
+    else:
+        return vd_neg_abs(a)
+
+
+cdef inline vector v_if_negative(vector s, vector a, vector b) noexcept nogil:
+    """sign bit of s ? a : b"""
+    if vector is vf:
+        return vf_if_negative(s, a, b)
+    else:
+        return vd_if_negative(s, a, b)
+
+
+cdef inline vector v_if_equal(vector s, vector t, vector a, vector b) noexcept nogil:
+    """s == t ? a : b"""
+    if vector is vf:
+        return vf_if_equal(s, t, a, b)
+    else:
+        return vd_if_equal(s, t, a, b)
+
+
+cdef inline void write_vector(real* p, vector a, Py_ssize_t n, bint stream) noexcept nogil:
+    """The first n items of `a`; a whole vector past the caches if `stream`."""
+    if real is float and vector is vf:
+        if n < 16:
+            vf_store_part(p, a, n)
+        elif stream:
+            vf_stream(p, a)
+        else:
+            vf_store(p, a)
+    elif real is double and vector is vd:
+        if n < 8:
+            vd_store_part(p, a, n)
+        elif stream:
+            vd_stream(p, a)
+        else:
+            vd_store(p, a)

@@ -187,8 +187,8 @@ cdef inline void set_factors(LaneFactors* f, const double* p_factor, const doubl
         f.factor[i] = p_factor[i] / total[i]
         f.high[i] = <float>f.factor[i]
         f.low[i] = <float>(f.factor[i] - <double>f.high[i])
-        # By p_factor, which no shift of the exponentials changes. Between these nothing under- or overflows.
-        f.needs[i] = not (9.1e-13 < p_factor[i] < 1.1e12 or -1.1e12 < p_factor[i] < -9.1e-13)
+        # By p_factor, which no shift of the exponentials changes.
+        f.needs[i] = not holds(p_factor[i])
         wide |= f.needs[i]
     f.wide = wide
 
@@ -446,7 +446,7 @@ cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Product*
             r.total[i] = total[i]
             r.total_low[i] = 0.0
             r.p_factor[i] = p_factor[i]
-        write_rows(t, first, n, &r, <float>0)
+        write_rows(t, first, n, NULL, &r, <float>0)
         return True
     set_factors(&factors, p_factor, total)
     for i in range(LANES):
@@ -627,7 +627,7 @@ cdef void lanes_block(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r,
     if t.grad == NULL and t.hess == NULL:
         return
     if t.inner == 1 and t.classes > TILE:
-        write_rows(t, first, n, r, <real>0)
+        write_rows(t, first, n, NULL, r, <real>0)
     else:
         write_lanes(t, &tile, r, rows, x, e, low)
 

@@ -59,6 +59,7 @@ static inline vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
 static inline vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
 static inline vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 static inline vf vf_nfma(vf a, vf b, vf c) { return _mm512_fnmadd_ps(a, b, c); }
+static inline vf vf_fms(vf a, vf b, vf c) { return _mm512_fmsub_ps(a, b, c); }
 static inline vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
 static inline vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
 static inline vf vf_neg(vf a) { return _mm512_xor_ps(a, _mm512_set1_ps(-0.0f)); }
@@ -144,10 +145,29 @@ static inline void vf_store_columns(float *p, long stride, long width, vf *v) {
         fl_store_start(p + 12 * stride, _mm512_extractf32x4_ps(v[i], 3), width);
     }
 }
+static inline void vd_store_part(double *p, vd a, long n) {
+    _mm512_mask_storeu_pd(p, n < 8 ? (__mmask8)(n < 0 ? 0 : (1u << n) - 1) : 0xff, a);
+}
+static inline void vd_stream(double *p, vd a) { _mm512_stream_pd(p, a); }
+static inline vd vd_div(vd a, vd b) { return _mm512_div_pd(a, b); }
+static inline vd vd_fms(vd a, vd b, vd c) { return _mm512_fmsub_pd(a, b, c); }
+static inline vd vd_neg(vd a) { return _mm512_xor_pd(a, _mm512_set1_pd(-0.0)); }
 static inline vd vd_neg_abs(vd a) { return _mm512_or_pd(a, _mm512_set1_pd(-0.0)); }
+static inline vd vd_if_negative(vd s, vd a, vd b) {
+    return _mm512_mask_blend_pd(_mm512_movepi64_mask(_mm512_castpd_si512(s)), b, a);
+}
+static inline vd vd_if_less(vd s, vd t, vd a, vd b) {
+    return _mm512_mask_blend_pd(_mm512_cmp_pd_mask(s, t, _CMP_LT_OQ), b, a);
+}
+static inline vd vd_if_equal(vd s, vd t, vd a, vd b) {
+    return _mm512_mask_blend_pd(_mm512_cmp_pd_mask(s, t, _CMP_EQ_OQ), b, a);
+}
 /* The bits as integers: shifted, added. */
 static inline vd vd_shift_left(vd a, unsigned n) {
     return _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(a), n));
+}
+static inline vd vd_shift_right(vd a, unsigned n) {
+    return _mm512_castsi512_pd(_mm512_srli_epi64(_mm512_castpd_si512(a), n));
 }
 static inline vd vd_add_bits(vd a, vd b) {
     return _mm512_castsi512_pd(_mm512_add_epi64(_mm512_castpd_si512(a), _mm512_castpd_si512(b)));
@@ -196,6 +216,9 @@ static inline vf vf_fma(vf a, vf b, vf c) {
 }
 static inline vf vf_nfma(vf a, vf b, vf c) {
     return FL_F(_mm256_fnmadd_ps(a.a, b.a, c.a), _mm256_fnmadd_ps(a.b, b.b, c.b));
+}
+static inline vf vf_fms(vf a, vf b, vf c) {
+    return FL_F(_mm256_fmsub_ps(a.a, b.a, c.a), _mm256_fmsub_ps(a.b, b.b, c.b));
 }
 static inline vf vf_max(vf a, vf b) { return FL_F(_mm256_max_ps(a.a, b.a), _mm256_max_ps(a.b, b.b)); }
 static inline vf vf_min(vf a, vf b) { return FL_F(_mm256_min_ps(a.a, b.a), _mm256_min_ps(a.b, b.b)); }
@@ -316,6 +339,34 @@ static inline void vf_store_columns(float *p, long stride, long width, vf *v) {
         fl_store_start(p + 12 * stride, _mm256_extractf128_ps(b[i], 1), width);
     }
 }
+static inline __m256i fl_first_wide(long n) {
+    static const int64_t ones[8] = {-1, -1, -1, -1, 0, 0, 0, 0};
+    return _mm256_loadu_si256((const __m256i *)(ones + 4 - (n < 0 ? 0 : n < 4 ? n : 4)));
+}
+static inline void vd_store_part(double *p, vd v, long n) {
+    _mm256_maskstore_pd(p, fl_first_wide(n), v.a);
+    _mm256_maskstore_pd(p + 4, fl_first_wide(n - 4), v.b);
+}
+static inline void vd_stream(double *p, vd a) { _mm256_stream_pd(p, a.a); _mm256_stream_pd(p + 4, a.b); }
+static inline vd vd_div(vd a, vd b) { return FL_D(_mm256_div_pd(a.a, b.a), _mm256_div_pd(a.b, b.b)); }
+static inline vd vd_fms(vd a, vd b, vd c) {
+    return FL_D(_mm256_fmsub_pd(a.a, b.a, c.a), _mm256_fmsub_pd(a.b, b.b, c.b));
+}
+static inline vd vd_neg(vd a) {
+    const __m256d sign = _mm256_set1_pd(-0.0);
+    return FL_D(_mm256_xor_pd(a.a, sign), _mm256_xor_pd(a.b, sign));
+}
+static inline vd vd_if_negative(vd s, vd a, vd b) {
+    return FL_D(_mm256_blendv_pd(b.a, a.a, s.a), _mm256_blendv_pd(b.b, a.b, s.b));
+}
+static inline vd vd_if_less(vd s, vd t, vd a, vd b) {
+    return FL_D(_mm256_blendv_pd(b.a, a.a, _mm256_cmp_pd(s.a, t.a, _CMP_LT_OQ)),
+                _mm256_blendv_pd(b.b, a.b, _mm256_cmp_pd(s.b, t.b, _CMP_LT_OQ)));
+}
+static inline vd vd_if_equal(vd s, vd t, vd a, vd b) {
+    return FL_D(_mm256_blendv_pd(b.a, a.a, _mm256_cmp_pd(s.a, t.a, _CMP_EQ_OQ)),
+                _mm256_blendv_pd(b.b, a.b, _mm256_cmp_pd(s.b, t.b, _CMP_EQ_OQ)));
+}
 static inline vd vd_neg_abs(vd a) {
     const __m256d sign = _mm256_set1_pd(-0.0);
     return FL_D(_mm256_or_pd(a.a, sign), _mm256_or_pd(a.b, sign));
@@ -323,6 +374,10 @@ static inline vd vd_neg_abs(vd a) {
 static inline vd vd_shift_left(vd v, int n) {
     return FL_D(_mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(v.a), n)),
                 _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(v.b), n)));
+}
+static inline vd vd_shift_right(vd v, int n) {
+    return FL_D(_mm256_castsi256_pd(_mm256_srli_epi64(_mm256_castpd_si256(v.a), n)),
+                _mm256_castsi256_pd(_mm256_srli_epi64(_mm256_castpd_si256(v.b), n)));
 }
 static inline __m256d fl_add_bits(__m256d a, __m256d b) {
     return _mm256_castsi256_pd(_mm256_add_epi64(_mm256_castpd_si256(a), _mm256_castpd_si256(b)));
@@ -378,6 +433,7 @@ static inline vf vf_mul(vf a, vf b) { FL_LANEWISE(vf, 16, a.x[i] * b.x[i]); }
 static inline vf vf_div(vf a, vf b) { FL_LANEWISE(vf, 16, a.x[i] / b.x[i]); }
 static inline vf vf_fma(vf a, vf b, vf c) { FL_LANEWISE(vf, 16, fmaf(a.x[i], b.x[i], c.x[i])); }
 static inline vf vf_nfma(vf a, vf b, vf c) { FL_LANEWISE(vf, 16, fmaf(-a.x[i], b.x[i], c.x[i])); }
+static inline vf vf_fms(vf a, vf b, vf c) { FL_LANEWISE(vf, 16, fmaf(a.x[i], b.x[i], -c.x[i])); }
 static inline vf vf_max(vf a, vf b) { FL_LANEWISE(vf, 16, a.x[i] > b.x[i] ? a.x[i] : b.x[i]); }
 static inline vf vf_min(vf a, vf b) { FL_LANEWISE(vf, 16, a.x[i] < b.x[i] ? a.x[i] : b.x[i]); }
 static inline vf vf_neg(vf a) { FL_LANEWISE(vf, 16, -a.x[i]); }
@@ -431,13 +487,28 @@ static inline void vf_load_columns(const float *p, long stride, long width, vf *
 static inline void vf_store_columns(float *p, long stride, long width, vf *v) {
     for (long c = 0; c < width; c++) for (long i = 0; i < 16; i++) p[i * stride + c] = v[c].x[i];
 }
+static inline void vd_store_part(double *p, vd a, long n) {
+    for (int i = 0; i < 8 && i < n; i++) p[i] = a.x[i];
+}
+static inline void vd_stream(double *p, vd a) { memcpy(p, &a, sizeof a); }
+static inline vd vd_div(vd a, vd b) { FL_LANEWISE(vd, 8, a.x[i] / b.x[i]); }
+static inline vd vd_fms(vd a, vd b, vd c) { FL_LANEWISE(vd, 8, fma(a.x[i], b.x[i], -c.x[i])); }
+static inline vd vd_neg(vd a) { FL_LANEWISE(vd, 8, -a.x[i]); }
+static inline vd vd_if_less(vd s, vd t, vd a, vd b) { FL_LANEWISE(vd, 8, s.x[i] < t.x[i] ? a.x[i] : b.x[i]); }
+static inline vd vd_if_equal(vd s, vd t, vd a, vd b) { FL_LANEWISE(vd, 8, s.x[i] == t.x[i] ? a.x[i] : b.x[i]); }
 static inline fl_vl fl_bits(vd a) { fl_vl r; memcpy(&r, &a, sizeof r); return r; }
 static inline vd fl_of_bits(fl_vl a) { vd r; memcpy(&r, &a, sizeof r); return r; }
 static inline fl_vl fl_shift_left(fl_vl a, int n) { FL_LANEWISE(fl_vl, 8, a.x[i] << n); }
+static inline fl_vl fl_shift_right(fl_vl a, int n) { FL_LANEWISE(fl_vl, 8, a.x[i] >> n); }
 static inline fl_vl fl_add_bits(fl_vl a, fl_vl b) { FL_LANEWISE(fl_vl, 8, a.x[i] + b.x[i]); }
 static inline fl_vl fl_or_sign(fl_vl a) { FL_LANEWISE(fl_vl, 8, a.x[i] | 0x8000000000000000u); }
 static inline vd vd_neg_abs(vd a) { return fl_of_bits(fl_or_sign(fl_bits(a))); }
+static inline vd vd_if_negative(vd s, vd a, vd b) {
+    fl_vl bits = fl_bits(s);
+    FL_LANEWISE(vd, 8, bits.x[i] >> 63 ? a.x[i] : b.x[i]);
+}
 static inline vd vd_shift_left(vd a, int n) { return fl_of_bits(fl_shift_left(fl_bits(a), n)); }
+static inline vd vd_shift_right(vd a, int n) { return fl_of_bits(fl_shift_right(fl_bits(a), n)); }
 static inline vd vd_add_bits(vd a, vd b) { return fl_of_bits(fl_add_bits(fl_bits(a), fl_bits(b))); }
 static inline vdt vd_table(const double *p) { return vd_load(p); }
 static inline vd fl_look_up(vdt table, fl_vl index) { FL_LANEWISE(vd, 8, table.x[index.x[i] & 7]); }

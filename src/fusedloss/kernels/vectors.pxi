@@ -269,29 +269,29 @@ cdef double exp_sum(const float* x, Py_ssize_t n, Py_ssize_t a, Py_ssize_t b, co
 # The bits of T_j as a double, less its exponent of 1023 and less j in the place where the shifted index adds it.
 cdef double expd_offsets[8]
 cdef double expd_errors[8]
+cdef double expd_powers[8]
 
 
 cdef void fill_expd_tables() noexcept:
-    cdef double powers[8]
     cdef int j
-    powers[0] = FL_EXPT_T0
+    expd_powers[0] = FL_EXPT_T0
     expd_errors[0] = FL_EXPT_E0
-    powers[1] = FL_EXPT_T1
+    expd_powers[1] = FL_EXPT_T1
     expd_errors[1] = FL_EXPT_E1
-    powers[2] = FL_EXPT_T2
+    expd_powers[2] = FL_EXPT_T2
     expd_errors[2] = FL_EXPT_E2
-    powers[3] = FL_EXPT_T3
+    expd_powers[3] = FL_EXPT_T3
     expd_errors[3] = FL_EXPT_E3
-    powers[4] = FL_EXPT_T4
+    expd_powers[4] = FL_EXPT_T4
     expd_errors[4] = FL_EXPT_E4
-    powers[5] = FL_EXPT_T5
+    expd_powers[5] = FL_EXPT_T5
     expd_errors[5] = FL_EXPT_E5
-    powers[6] = FL_EXPT_T6
+    expd_powers[6] = FL_EXPT_T6
     expd_errors[6] = FL_EXPT_E6
-    powers[7] = FL_EXPT_T7
+    expd_powers[7] = FL_EXPT_T7
     expd_errors[7] = FL_EXPT_E7
     for j in range(8):
-        expd_offsets[j] = fl_double_bits(fl_bits_f64(powers[j]) - (<uint64_t>1023 << 52) - (<uint64_t>j << 49))
+        expd_offsets[j] = fl_double_bits(fl_bits_f64(expd_powers[j]) - (<uint64_t>1023 << 52) - (<uint64_t>j << 49))
 
 
 fill_expd_tables()
@@ -305,28 +305,36 @@ cdef struct DoubleExp:
     vdt errors
 
 
+cdef inline double wide_eighths_magic(double scale) noexcept nogil:
+    """1.5*2^49 + 1023 - scale: as eighths_magic."""
+    return 844424930131968.0 + 1023.0 - scale
+
+
+cdef inline double wide_eighths_floor(double scale) noexcept nogil:
+    """As eighths_floor."""
+    return (scale - 1023.0) * FL_LN2_HI
+
+
 cdef inline DoubleExp double_exp(double scale) noexcept nogil:
-    """For e^x / 2^scale: 1.5*2^49 + 1023 - scale leaves round(8 x log2 e) in the low bits, as eighths_magic does, and
-    floor is where the result's exponent and index are both 0, so that it is 0."""
+    """For e^x / 2^scale."""
     cdef DoubleExp of
-    of.magic = vd_set(844424930131968.0 + 1023.0 - scale)
-    of.floor = vd_set((scale - 1023.0) * FL_LN2_HI)
+    of.magic = vd_set(wide_eighths_magic(scale))
+    of.floor = vd_set(wide_eighths_floor(scale))
     of.offsets = vd_table(expd_offsets)
     of.errors = vd_table(expd_errors)
     return of
 
 
-cdef inline void exp_parts(vd* a, vd* b, vd* s, vd* t, const DoubleExp* of) noexcept nogil:
-    """e^a / 2^scale = a + a s and e^b / 2^scale = b + b t, OUT all four. The operations alternate, since one chain of
-    them is longer than what a processor looks ahead. What is below `floor`, -inf too, is raised to it; nan stays."""
-    cdef vd x = vd_max(of.floor, a[0])
-    cdef vd y = vd_max(of.floor, b[0])
-    cdef vd z = vd_fma(x, vd_set(FL_LOG2E), of.magic)
-    cdef vd w = vd_fma(y, vd_set(FL_LOG2E), of.magic)
-    cdef vd n = vd_sub(z, of.magic)
-    cdef vd m = vd_sub(w, of.magic)
-    a[0] = vd_add_bits(vd_shift_left(z, 49), vd_look_up(of.offsets, z))
-    b[0] = vd_add_bits(vd_shift_left(w, 49), vd_look_up(of.offsets, w))
+cdef inline void exp_rests(vd a, vd b, vd* z, vd* w, vd* s, vd* t, const DoubleExp* of) noexcept nogil:
+    """e^a / 2^scale = A (1 + s) and the same of b with t; powers and places in the tables of A and B are in the low
+    bits of z and w, OUT all four. The operations alternate, since one chain of them is longer than what a processor looks
+    ahead. What is below `floor`, -inf too, is raised to it; nan stays."""
+    cdef vd x = vd_max(of.floor, a)
+    cdef vd y = vd_max(of.floor, b)
+    z[0] = vd_fma(x, vd_set(FL_LOG2E), of.magic)
+    w[0] = vd_fma(y, vd_set(FL_LOG2E), of.magic)
+    cdef vd n = vd_sub(z[0], of.magic)
+    cdef vd m = vd_sub(w[0], of.magic)
     x = vd_nfma(n, vd_set(FL_LN2_HI), x)
     y = vd_nfma(m, vd_set(FL_LN2_HI), y)
     x = vd_nfma(n, vd_set(FL_LN2_LO), x)
@@ -343,8 +351,16 @@ cdef inline void exp_parts(vd* a, vd* b, vd* s, vd* t, const DoubleExp* of) noex
     m = vd_fma(m, y, vd_set(FL_EXPT_C2))
     n = vd_fma(n, x, vd_set(FL_EXPT_C1))
     m = vd_fma(m, y, vd_set(FL_EXPT_C1))
-    s[0] = vd_fma(n, x, vd_look_up(of.errors, z))
-    t[0] = vd_fma(m, y, vd_look_up(of.errors, w))
+    s[0] = vd_fma(n, x, vd_look_up(of.errors, z[0]))
+    t[0] = vd_fma(m, y, vd_look_up(of.errors, w[0]))
+
+
+cdef inline void exp_parts(vd* a, vd* b, vd* s, vd* t, const DoubleExp* of) noexcept nogil:
+    """e^a / 2^scale = a + a s and e^b / 2^scale = b + b t, OUT all four."""
+    cdef vd z, w
+    exp_rests(a[0], b[0], &z, &w, s, t, of)
+    a[0] = vd_add_bits(vd_shift_left(z, 49), vd_look_up(of.offsets, z))
+    b[0] = vd_add_bits(vd_shift_left(w, 49), vd_look_up(of.offsets, w))
 
 
 cdef inline void exp_vectors(vd* a, vd* b, const DoubleExp* of) noexcept nogil:
@@ -377,9 +393,10 @@ cdef inline void add_vector(vd* high, vd* low, vd value) noexcept nogil:
 
 
 cdef void exp_sum_double(const double* x, Py_ssize_t n, Py_ssize_t left_a, Py_ssize_t left_b, const Shift* shift,
-                         Sum* total) noexcept nogil:
+                         double* e, Sum* total) noexcept nogil:
     """Add e^(x - base) / 2^scale over x[0:n] without x[left_a] and x[left_b] (-1: none), keeping the rounding error
-    of each addition. What lies COLUMNS further on is fetched meanwhile."""
+    of each addition; OUT e[0:n] these, 0 for what is left out, unless it is NULL. What lies COLUMNS further on is
+    fetched meanwhile."""
     cdef vd base = vd_set(shift.base)
     cdef DoubleExp exponents = double_exp(shift.scale)
     cdef vd high_0 = vd_set(0.0), high_1 = vd_set(0.0), low_0 = vd_set(0.0), low_1 = vd_set(0.0)
@@ -401,6 +418,9 @@ cdef void exp_sum_double(const double* x, Py_ssize_t n, Py_ssize_t left_a, Py_ss
             exp_vectors(&a, &b, &exponents)
             add_vector(&high_0, &low_0, a)
             add_vector(&high_1, &low_1, b)
+            if e != NULL:
+                vd_store_part(e + i, a, n - i)
+                vd_store_part(e + i + 8, b, n - i - 8)
             i += LANES
             continue
         stop = next_stop(i, at_a, at_b, full)
@@ -412,6 +432,9 @@ cdef void exp_sum_double(const double* x, Py_ssize_t n, Py_ssize_t left_a, Py_ss
             exp_vectors(&a, &b, &exponents)
             add_vector(&high_0, &low_0, a)
             add_vector(&high_1, &low_1, b)
+            if e != NULL:
+                vd_store(e + i, a)
+                vd_store(e + i + 8, b)
             i += LANES
     add_vector(&high_0, &low_0, high_1)
     vd_store(highs, high_0)
@@ -422,21 +445,31 @@ cdef void exp_sum_double(const double* x, Py_ssize_t n, Py_ssize_t left_a, Py_ss
 
 
 cdef inline real magic_of_lane(double scale, real tag) noexcept nogil:
-    return eighths_magic(scale) if real is float else magic_of(scale, tag)
+    return eighths_magic(scale) if real is float else wide_eighths_magic(scale)
 
 
 cdef inline real floor_of_lane(double scale, real tag) noexcept nogil:
-    return eighths_floor(scale) if real is float else floor_of(scale, tag)
+    return eighths_floor(scale) if real is float else wide_eighths_floor(scale)
+
+
+cdef inline DoubleExp double_exp_of_lanes(const double* magic, const double* floor) noexcept nogil:
+    """For eight scales, one in each lane."""
+    cdef DoubleExp of = double_exp(0.0)
+    of.magic = vd_load(magic)
+    of.floor = vd_load(floor)
+    return of
 
 
 cdef inline void exp_lanes(const real* x, Py_ssize_t classes, const real* base, const real* magic, const real* floor,
                            real* e, float* low) noexcept nogil:
     """e[class, lane] = e^(x - base) / 2^scale, magic and floor made by the two functions above; for float32 what these
     have lost, too."""
-    cdef Py_ssize_t c
-    cdef int i
+    cdef Py_ssize_t c, next_one
+    cdef int half
     cdef vf bases, lost
     cdef Exponents k
+    cdef DoubleExp of
+    cdef vd wide_bases, a, b
     if real is float:
         bases = vf_load(base)
         k = exponents_of(0.0)
@@ -446,9 +479,38 @@ cdef inline void exp_lanes(const real* x, Py_ssize_t classes, const real* base, 
             vf_store(e + c * LANES, exp_with_low(vf_max(k.floor, vf_sub(vf_load(x + c * LANES), bases)), &k, &lost))
             vf_store(low + c * LANES, lost)
     else:
-        for c in range(classes):
-            for i in range(LANES):
-                e[c * LANES + i] = exp_shifted(x[c * LANES + i], base[i], magic[i], floor[i])
+        for half in range(0, 16, 8):
+            of = double_exp_of_lanes(magic + half, floor + half)
+            wide_bases = vd_load(base + half)
+            for c in range(0, classes, 2):
+                next_one = min(c + 1, classes - 1)
+                a = vd_sub(vd_load(x + c * LANES + half), wide_bases)
+                b = vd_sub(vd_load(x + next_one * LANES + half), wide_bases)
+                exp_vectors(&a, &b, &of)
+                vd_store(e + c * LANES + half, a)
+                vd_store(e + next_one * LANES + half, b)
+
+
+cdef inline void exp_of_two_lanes(const double* x, const double* y, const double* base, const double* scale, double* e,
+                                  double* e_low, double* f, double* f_low) noexcept nogil:
+    """OUT e + e_low = e^(x - base) / 2^scale and f + f_low, the same of y, in 16 lanes: good to 0.1 ulp."""
+    cdef double magic[LANES]
+    cdef double floor[LANES]
+    cdef DoubleExp of
+    cdef vd a, b, a_low, b_low
+    cdef int i
+    for i in range(LANES):
+        magic[i] = wide_eighths_magic(scale[i])
+        floor[i] = wide_eighths_floor(scale[i])
+    for i in range(0, 16, 8):
+        of = double_exp_of_lanes(magic + i, floor + i)
+        a = vd_sub(vd_load(x + i), vd_load(base + i))
+        b = vd_sub(vd_load(y + i), vd_load(base + i))
+        exp_vectors_low(&a, &b, &a_low, &b_low, &of)
+        vd_store(e + i, a)
+        vd_store(e_low + i, a_low)
+        vd_store(f + i, b)
+        vd_store(f_low + i, b_low)
 
 
 cdef struct ScaledExp:
@@ -467,7 +529,7 @@ cdef bint set_scaled_exp(ScaledExp* s, double factor, double base, double scale)
     cdef int64_t exponent = <int64_t>((bits >> 52) & 0x7ff) - 1023
     cdef double significand, power
     cdef int j
-    # e^(x - base) / 2^scale is at most 2^45.
+    # e^(x - base) / 2^scale is at most 2^45 (2^65 in float64).
     if not -500 < exponent < 126 - 50:
         return False
     # The table's numbers are put between 1/4 and 1, so that the power of two beside them is normal wherever the result
@@ -492,13 +554,21 @@ cdef inline vf scaled_exp(vf x, vf base, vf magic, vf floor, vf powers, vf error
     return vf_mul(vf_fma(power, t, power), vf_of_bits(vi_shift_left(vi_shift_right(vf_bits(z), 3), 23)))
 
 
-cdef void write_scaled_exp(const float* x, Py_ssize_t n, const ScaledExp* s, float* out, bint stream) noexcept nogil:
-    """out[0:n] = factor * e^(x - base); past the caches if `stream`. out may be x."""
+cdef inline vf hess_of_grad(vf g, vf back) noexcept nogil:
+    """g (1 - p) = g - g p with p = g * back: one rounding at the size of the result, where p is not near 1."""
+    return vf_nfma(vf_mul(g, back), g, g)
+
+
+cdef void write_scaled_exp(const float* x, Py_ssize_t n, const ScaledExp* s, float* out, float* hess, float back,
+                           bint stream) noexcept nogil:
+    """out[0:n] = g = factor * e^(x - base), and hess[0:n], which may be NULL, g - g^2 back; past the caches if
+    `stream`. out or hess may be x."""
     cdef vf base = vf_set(s.base)
     cdef vf magic = vf_set(s.magic)
     cdef vf floor = vf_set(s.floor)
     cdef vf powers = vf_table(s.powers)
     cdef vf errors = vf_table(s.errors)
+    cdef vf backs = vf_set(back)
     cdef Py_ssize_t i = 0
     cdef Py_ssize_t head = 0
     cdef Py_ssize_t stop, m
@@ -511,10 +581,25 @@ cdef void write_scaled_exp(const float* x, Py_ssize_t n, const ScaledExp* s, flo
         if i < head or m < LANES:
             g = scaled_exp(vf_load_part(x + i, m, 0.0), base, magic, floor, powers, errors)
             vf_store_part(out + i, g, m)
+            if hess != NULL:
+                vf_store_part(hess + i, hess_of_grad(g, backs), m)
             i += min(m, <Py_ssize_t>LANES)
             continue
         stop = n - (n - i) % LANES
-        if stream:
+        if hess != NULL:
+            if stream and (<size_t>(hess + i) & 63) == 0:
+                while i < stop:
+                    g = scaled_exp(vf_load(x + i), base, magic, floor, powers, errors)
+                    vf_stream(out + i, g)
+                    vf_stream(hess + i, hess_of_grad(g, backs))
+                    i += LANES
+            else:
+                while i < stop:
+                    g = scaled_exp(vf_load(x + i), base, magic, floor, powers, errors)
+                    vf_store(out + i, g)
+                    vf_store(hess + i, hess_of_grad(g, backs))
+                    i += LANES
+        elif stream:
             while i < stop:
                 g = scaled_exp(vf_load(x + i), base, magic, floor, powers, errors)
                 vf_stream(out + i, g)
@@ -524,6 +609,77 @@ cdef void write_scaled_exp(const float* x, Py_ssize_t n, const ScaledExp* s, flo
                 g = scaled_exp(vf_load(x + i), base, magic, floor, powers, errors)
                 vf_store(out + i, g)
                 i += LANES
+
+
+cdef struct ScaledDoubleExp:
+    # The same in float64.
+    double base
+    double magic
+    double floor
+    double powers[8]
+    double errors[8]
+
+
+cdef bint set_scaled_double_exp(ScaledDoubleExp* s, double factor, double factor_low, double base,
+                                double scale) noexcept nogil:
+    """For (factor + factor_low) e^(x - base); False as above."""
+    cdef uint64_t bits = fl_bits_f64(factor)
+    cdef int64_t exponent = <int64_t>((bits >> 52) & 0x7ff) - 1023
+    cdef double significand, power, relative
+    cdef int j
+    if not -1000 < exponent < 900:
+        return False
+    significand = 0.25 * fl_double_bits((bits & <uint64_t>0x800fffffffffffff) | (<uint64_t>1023 << 52))
+    relative = factor_low / factor
+    s.base = base
+    s.magic = wide_eighths_magic(scale - <double>(exponent + 2))
+    s.floor = wide_eighths_floor(scale - <double>(exponent + 2))
+    for j in range(8):
+        power = expd_powers[j] * significand
+        s.powers[j] = power
+        s.errors[j] = fma(expd_powers[j], significand, -power) / power + (expd_errors[j] + relative)
+    return True
+
+
+cdef inline void scaled_exp_two(vd* a, vd* b, const DoubleExp* of) noexcept nogil:
+    """factor * e^x of both, in place; offsets of `of` are powers. Rounded once if it is normal; far below that 0, for
+    -inf too; nan gives nan."""
+    cdef vd z, w, s, t, power, other
+    exp_rests(a[0], b[0], &z, &w, &s, &t, of)
+    power = vd_look_up(of.offsets, z)
+    other = vd_look_up(of.offsets, w)
+    a[0] = vd_mul(vd_fma(power, s, power), vd_shift_left(vd_shift_right(z, 3), 52))
+    b[0] = vd_mul(vd_fma(other, t, other), vd_shift_left(vd_shift_right(w, 3), 52))
+
+
+cdef void write_scaled_double_exp(const double* x, Py_ssize_t n, const ScaledDoubleExp* s, double* out) noexcept nogil:
+    """out[0:n] = factor * e^(x - base); out may be x, and has room for whole vectors if it is not."""
+    cdef DoubleExp of
+    cdef vd base = vd_set(s.base)
+    cdef vd a, b
+    cdef Py_ssize_t full = n - n % LANES
+    cdef Py_ssize_t i = 0
+    cdef Py_ssize_t k
+    cdef double ends[LANES]
+    of.magic = vd_set(s.magic)
+    of.floor = vd_set(s.floor)
+    of.offsets = vd_table(s.powers)
+    of.errors = vd_table(s.errors)
+    while i < full:
+        a = vd_sub(vd_load(x + i), base)
+        b = vd_sub(vd_load(x + i + 8), base)
+        scaled_exp_two(&a, &b, &of)
+        vd_store(out + i, a)
+        vd_store(out + i + 8, b)
+        i += LANES
+    if i < n:
+        a = vd_sub(vd_load_part(x + i, n - i, 0.0), base)
+        b = vd_sub(vd_load_part(x + i + 8, n - i - 8, 0.0), base)
+        scaled_exp_two(&a, &b, &of)
+        vd_store(ends, a)
+        vd_store(ends + 8, b)
+        for k in range(n - i):
+            out[i + k] = ends[k]
 
 
 # ------------------------------------------------------------------------------------- items of the pointwise losses
@@ -583,23 +739,24 @@ cdef inline vf plus_log1p_vector(vf u, vf e) noexcept nogil:
     return vf_if_equal(u, vf_set(INFINITY), u, s)
 
 
-cdef inline vf divide_vector(vf numerator, vf e) noexcept nogil:
+cdef inline vector divide_vector(vector numerator, vector e) noexcept nogil:
     """numerator / (1 + e) for 0 <= e <= 1: the quotient by the rounded 1 + e, corrected with its exact remainder."""
-    cdef vf d = vf_add(vf_set(1.0), e)
-    cdef vf rest = vf_sub(e, vf_sub(d, vf_set(1.0)))
-    cdef vf inverse = vf_div(vf_set(1.0), d)
-    cdef vf q = vf_mul(numerator, inverse)
-    return vf_fma(vf_nfma(q, rest, vf_nfma(q, d, numerator)), inverse, q)
+    cdef vector one = v_same(1.0, e)
+    cdef vector d = v_plus(one, e)
+    cdef vector rest = v_minus(e, v_minus(d, one))
+    cdef vector inverse = v_over(one, d)
+    cdef vector q = v_times(numerator, inverse)
+    return v_times_plus(v_less_times(q, rest, v_less_times(q, d, numerator)), inverse, q)
 
 
-cdef inline vf scale_vector(vf q, vf tail, vf high, vf low) noexcept nogil:
-    """(q + tail) * (high + low), rounded once; infinities as by a plain product."""
-    cdef vf scaled = vf_fma(q, high, vf_fma(tail, high, vf_mul(q, low)))
-    return vf_if_equal(vf_sub(scaled, scaled), vf_set(0.0), scaled, vf_mul(q, high))
+cdef inline Py_ssize_t until_line(const void* p, Py_ssize_t size) noexcept nogil:
+    """How many items of `size` bytes lie before the first whole line: only whole lines go past the caches."""
+    return <Py_ssize_t>(((64 - (<size_t>p & 63)) & 63) // <size_t>size)
 
 
-cdef inline void exp_of_minus_size(const real* x, Py_ssize_t n, real* e) noexcept nogil:
-    """OUT e = e^-|x| of n items; e has room for whole vectors."""
+cdef inline void exp_of_minus_size(const real* x, Py_ssize_t n, real* e, const real* other) noexcept nogil:
+    """OUT e = e^-|x| of n items; e has room for whole vectors, and is 0 beyond the end. What lies CHUNK further on in x
+    and in `other` is fetched meanwhile."""
     cdef Exponents table
     cdef DoubleExp doubles
     cdef vd a, b
@@ -608,17 +765,23 @@ cdef inline void exp_of_minus_size(const real* x, Py_ssize_t n, real* e) noexcep
         table = exponents_of(-64.0)
         for k in range(n // LANES):
             i = k * LANES
+            fl_prefetch(x + i + CHUNK)
+            fl_prefetch(other + i + CHUNK)
             vf_store(e + i, exp_below_zero(vf_neg_abs(vf_load(x + i)), &table))
         if n % LANES:
             i = n - n % LANES
-            vf_store(e + i, exp_below_zero(vf_neg_abs(vf_load_part(x + i, n - i, 0.0)), &table))
+            vf_store(e + i, exp_below_zero(vf_neg_abs(vf_load_part(x + i, n - i, INFINITY)), &table))
     else:
         # 2^64 e^v is normal where e^v is not zero, so that a subnormal result is rounded once more only.
         doubles = double_exp(-64.0)
         for k in range((n + LANES - 1) // LANES):
             i = k * LANES
-            a = vd_load(x + i) if n - i >= 8 else vd_load_part(x + i, n - i, 0.0)
-            b = vd_load(x + i + 8) if n - i >= LANES else vd_load_part(x + i + 8, n - i - 8, 0.0)
+            fl_prefetch(x + i + CHUNK)
+            fl_prefetch(x + i + CHUNK + 8)
+            fl_prefetch(other + i + CHUNK)
+            fl_prefetch(other + i + CHUNK + 8)
+            a = vd_load(x + i) if n - i >= 8 else vd_load_part(x + i, n - i, INFINITY)
+            b = vd_load(x + i + 8) if n - i >= LANES else vd_load_part(x + i + 8, n - i - 8, INFINITY)
             a = vd_neg_abs(a)
             b = vd_neg_abs(b)
             exp_vectors(&a, &b, &doubles)
@@ -641,124 +804,330 @@ cdef inline vf function_vector(Function which, vf x, vf e) noexcept nogil:
     return vf_neg(plus_log1p_vector(vf_if_less(x, vf_set(0.0), vf_neg(x), vf_set(0.0)), e))
 
 
-cdef inline void functions(Function which, const float* x, Py_ssize_t n, float* out) noexcept nogil:
-    """A function of n <= CHUNK items."""
-    cdef float e[CHUNK]
-    cdef Py_ssize_t full = n - n % LANES
+cdef inline void function_at(Function which, const real* x, const real* e, Py_ssize_t m, real* out,
+                             bint stream) noexcept nogil:
+    """One vector of `functions`, or the first m items of it."""
+    cdef vf a, b
+    cdef vd c, d
+    if real is float:
+        a = vf_load(x) if m >= LANES else vf_load_part(x, m, 0.0)
+        b = vf_load(e) if m >= LANES else vf_load_part(e, m, 0.0)
+        write_vector(out, function_vector(which, a, b), m, stream)
+    else:
+        c = vd_load(x) if m >= 8 else vd_load_part(x, m, 0.0)
+        d = vd_load(e) if m >= 8 else vd_load_part(e, m, 0.0)
+        write_vector(out, divide_vector(vd_if_negative(c, d, vd_set(1.0)), d), m, stream)
+
+
+cdef inline void functions(Function which, const real* x, Py_ssize_t n, real* out, bint stream) noexcept nogil:
+    """A function of n <= CHUNK items, in float64 sigmoid only; past the caches if `stream`. out may be x."""
+    cdef real e[CHUNK]
+    cdef Py_ssize_t head = min(n, until_line(out, sizeof(real))) if stream else 0
+    cdef Py_ssize_t width = 64 // <Py_ssize_t>sizeof(real)
+    cdef Py_ssize_t i = 0
+    cdef Py_ssize_t m
+    exp_of_minus_size(x, n, e, x)
+    while i < n:
+        m = min(width, head - i if i < head else n - i)
+        if m == width:
+            function_at(which, x + i, e + i, width, out + i, stream)
+        else:
+            function_at(which, x + i, e + i, m, out + i, False)
+        i += m
+
+
+cdef inline vf load_first(const float* p, Py_ssize_t n) noexcept nogil:
+    """The first n numbers, and 0 for what is not there."""
+    return vf_load(p) if n >= LANES else vf_load_part(p, n if n > 0 else 0, 0.0)
+
+
+cdef struct LogProducts:
+    # Sums of log(1 + e) as logarithms of products of 1 + e, in 32 lanes: a block's 512 factors in a lane, each 2 at
+    # most, do not overflow. float32: `high` is the product less 1, so that small e keep all their digits. float64:
+    # the product, and its rounding errors in `low`.
+    vd high[4]
+    vd low[4]
+
+
+cdef inline void begin_products(LogProducts* p, double start) noexcept nogil:
+    cdef int k
+    for k in range(4):
+        p.high[k] = vd_set(start)
+        p.low[k] = vd_set(0.0)
+
+
+cdef void add_products(Sum* total, const LogProducts* p, bint double_items) noexcept nogil:
+    """Add the logarithms of all lanes."""
+    cdef double highs[32]
+    cdef double lows[32]
+    cdef double logs[CHUNK]
+    cdef int k
+    for k in range(4):
+        vd_store(highs + 8 * k, p.high[k])
+        vd_store(lows + 8 * k, p.low[k])
+    if double_items:
+        for k in range(32):
+            logs[k] = log_plus(highs[k], lows[k] / highs[k])
+    else:
+        for k in range(32):
+            logs[k] = log1p_accurate(highs[k])
+    add_carefully(total, logs, 32)
+
+
+cdef inline vector minus_wrong(vector x, vector t, bint masked) noexcept nogil:
+    """-c |x| with c = t for x < 0, 1 - t else: how wrong the sign of x is. 0 times infinity is 0 if `masked`; without
+    masks it is t x - max(x, 0), which needs fewer operations and is nan where x is infinite."""
+    cdef vector zero = v_same(0.0, x)
+    cdef vector wrong
+    if not masked:
+        return v_times_minus(t, x, v_maximum(x, zero))
+    wrong = v_if_negative(x, t, v_minus(v_same(1.0, x), t))
+    return v_if_equal(wrong, zero, zero, v_times(wrong, v_minus_size(x)))
+
+
+cdef inline void add_pair(vf e, vf f, vd* p_0, vd* p_1) noexcept nogil:
+    """Multiply products by (1 + e) (1 + f): both as products less 1, in float32 and in float64."""
+    cdef vf both = vf_fma(e, f, vf_add(e, f))
+    cdef vd low = vd_low(both)
+    cdef vd high = vd_high(both)
+    p_0[0] = vd_fma(p_0[0], low, vd_add(p_0[0], low))
+    p_1[0] = vd_fma(p_1[0], high, vd_add(p_1[0], high))
+
+
+cdef double add_binary_losses(const float* x, const float* t, const float* e, Py_ssize_t n, LogProducts* products,
+                              bint masked) noexcept nogil:
+    """Sum of c |x| over n <= CHUNK items; log(1 + e) goes to `products`. Conversions to float64 cost more than what is
+    converted: pairs of factors are multiplied, and four terms added, in float32.
+
+    Masks cost a comparison for each item, and only infinities need them: where the sum is not finite it is made again
+    with masks."""
+    cdef vd sum_0 = vd_set(0.0), sum_1 = vd_set(0.0)
+    cdef vd p_0 = products.high[0], p_1 = products.high[1], p_2 = products.high[2], p_3 = products.high[3]
+    cdef vf four
+    cdef Py_ssize_t full = n - n % WIDE
     cdef Py_ssize_t i, k
-    exp_of_minus_size(x, n, e)
-    for k in range(full // LANES):
-        i = k * LANES
-        vf_store(out + i, function_vector(which, vf_load(x + i), vf_load(e + i)))
-    if full < n:
-        vf_store_part(out + full, function_vector(which, vf_load_part(x + full, n - full, 0.0), vf_load(e + full)),
-                      n - full)
+    cdef double total
+    for k in range(full // WIDE):
+        i = k * WIDE
+        add_pair(vf_load(e + i), vf_load(e + i + LANES), &p_0, &p_1)
+        add_pair(vf_load(e + i + 2 * LANES), vf_load(e + i + 3 * LANES), &p_2, &p_3)
+        four = vf_add(
+            vf_add(minus_wrong(vf_load(x + i), vf_load(t + i), masked),
+                   minus_wrong(vf_load(x + i + LANES), vf_load(t + i + LANES), masked)),
+            vf_add(minus_wrong(vf_load(x + i + 2 * LANES), vf_load(t + i + 2 * LANES), masked),
+                   minus_wrong(vf_load(x + i + 3 * LANES), vf_load(t + i + 3 * LANES), masked)))
+        sum_0 = vd_sub(sum_0, vd_low(four))
+        sum_1 = vd_sub(sum_1, vd_high(four))
+    for k in range((n - full + LANES - 1) // LANES):
+        # Beyond the end 0 |0| is added, and e is 0.
+        i = full + k * LANES
+        four = minus_wrong(vf_load_part(x + i, n - i, 0.0), vf_load_part(t + i, n - i, 0.0), masked)
+        add_pair(vf_load(e + i), vf_set(0.0), &p_0, &p_1)
+        sum_0 = vd_sub(sum_0, vd_low(four))
+        sum_1 = vd_sub(sum_1, vd_high(four))
+    total = fold_vectors(sum_0, sum_1)
+    if not masked and not isfinite(total):
+        return add_binary_losses(x, t, e, n, products, True)
+    products.high[0] = p_0
+    products.high[1] = p_1
+    products.high[2] = p_2
+    products.high[3] = p_3
+    return total
 
 
-cdef inline vf binary_value(vf x, vf t, vf log_part) noexcept nogil:
-    """c |x| + log_part with c = t for x < 0, 1 - t else: how wrong the sign of x is. Zero factors are masked."""
-    cdef vf zero = vf_set(0.0)
-    cdef vf wrong = vf_if_negative(x, t, vf_sub(vf_set(1.0), t))
-    cdef vf product = vf_nfma(wrong, vf_neg_abs(x), zero)
-    return vf_add(vf_if_equal(wrong, zero, zero, product), log_part)
-
-
-cdef inline vf binary_grad(vf x, vf t, vf e, vf high, vf low) noexcept nogil:
-    """(high + low) (1 - t - t e) / (1 + e) for x >= 0, ((1 - t) e - t) / (1 + e) below: no cancellation for hard t."""
-    cdef vf other = vf_sub(vf_set(1.0), t)
-    cdef vf minus = vf_neg(t)
-    cdef vf numerator = vf_fma(vf_if_negative(x, other, minus), e, vf_if_negative(x, minus, other))
-    cdef vf d = vf_add(vf_set(1.0), e)
-    cdef vf rest = vf_sub(e, vf_sub(d, vf_set(1.0)))
-    cdef vf inverse = vf_div(vf_set(1.0), d)
-    cdef vf q = vf_mul(numerator, inverse)
-    cdef vf tail = vf_mul(vf_nfma(q, rest, vf_nfma(q, d, numerator)), inverse)
-    return scale_vector(q, tail, high, low)
-
-
-cdef inline vf binary_hess(vf t, vf given, vf high, vf low) noexcept nogil:
-    """(high + low) e / (1 + e)^2: 1 / (1 + e) as inverse + tail, e / (1 + e) as p + p_low, then their product; nan
-    where t is nan."""
-    cdef vf e = vf_fma(t, vf_set(0.0), given)
-    cdef vf d = vf_add(vf_set(1.0), e)
-    cdef vf rest = vf_sub(e, vf_sub(d, vf_set(1.0)))
-    cdef vf inverse = vf_div(vf_set(1.0), d)
-    cdef vf tail = vf_mul(vf_nfma(inverse, rest, vf_nfma(inverse, d, vf_set(1.0))), inverse)
-    cdef vf p = vf_mul(e, inverse)
-    cdef vf p_low = vf_fma(e, tail, vf_fma(e, inverse, vf_neg(p)))
-    cdef vf h = vf_mul(p, inverse)
-    tail = vf_fma(p_low, inverse, vf_fma(p, tail, vf_fma(p, inverse, vf_neg(h))))
-    return scale_vector(h, tail, high, low)
-
-
-cdef double binary_losses(const float* x, const float* t, Py_ssize_t n, float high, float low, bint want_value,
-                          float* values, float* grad, float* hess) noexcept nogil:
-    """Binary cross-entropy with logits, without weights, of n <= CHUNK items: the sum of the values, and OUT values,
-    grad and hess, each of which may be NULL. high + low is 1 over the divisor.
-
-    One loop for e = exp(-|x|) and one for each output: the chain of operations on one item is longer than what a
-    processor looks ahead. Vectors of items that do not exist are computed and not stored.
-    """
-    cdef float e[CHUNK]
-    cdef vf highs = vf_set(high)
-    cdef vf lows = vf_set(low)
-    cdef vd sum_0 = vd_set(0.0), sum_1 = vd_set(0.0), sum_2 = vd_set(0.0), sum_3 = vd_set(0.0)
+cdef inline void binary_values(const real* x, const real* t, const real* e, Py_ssize_t n,
+                               real* values) noexcept nogil:
+    """OUT the losses of n <= CHUNK items; room for whole vectors."""
     cdef vf v, w
-    cdef Py_ssize_t full = n - n % LANES
     cdef Py_ssize_t i, k
-    exp_of_minus_size(x, n, e)
-    if want_value:
-        for k in range(full // (2 * LANES)):
+    cdef real wrong
+    if real is float:
+        for k in range((n + 2 * LANES - 1) // (2 * LANES)):
+            # Two vectors, since one chain of these operations is longer than what a processor looks ahead.
             i = k * 2 * LANES
             v = vf_load(e + i)
             w = vf_load(e + i + LANES)
             log1p_vectors(&v, &w)
-            v = binary_value(vf_load(x + i), vf_load(t + i), v)
-            w = binary_value(vf_load(x + i + LANES), vf_load(t + i + LANES), w)
-            sum_0 = vd_add(sum_0, vd_low(v))
-            sum_1 = vd_add(sum_1, vd_high(v))
-            sum_2 = vd_add(sum_2, vd_low(w))
-            sum_3 = vd_add(sum_3, vd_high(w))
-            if values != NULL:
-                vf_store(values + i, v)
-                vf_store(values + i + LANES, w)
-        if full % (2 * LANES):
-            i = full - LANES
-            v = binary_value(vf_load(x + i), vf_load(t + i), log1p_vector(vf_load(e + i)))
-            sum_0 = vd_add(sum_0, vd_low(v))
-            sum_1 = vd_add(sum_1, vd_high(v))
-            if values != NULL:
-                vf_store(values + i, v)
-        if full < n:
-            v = binary_value(vf_load_part(x + full, n - full, 0.0), vf_load_part(t + full, n - full, 0.0),
-                             log1p_vector(vf_load(e + full)))
-            if values != NULL:
-                vf_store_part(values + full, v, n - full)
-            v = vf_if_less(vf_count(), vf_set(<float>(n - full)), v, vf_set(0.0))
-            sum_0 = vd_add(sum_0, vd_low(v))
-            sum_1 = vd_add(sum_1, vd_high(v))
-    if grad != NULL:
-        for k in range(full // LANES):
-            i = k * LANES
-            vf_store(grad + i, binary_grad(vf_load(x + i), vf_load(t + i), vf_load(e + i), highs, lows))
-        if full < n:
-            vf_store_part(grad + full, binary_grad(vf_load_part(x + full, n - full, 0.0),
-                                                   vf_load_part(t + full, n - full, 0.0), vf_load(e + full),
-                                                   highs, lows), n - full)
-    if hess != NULL:
-        for k in range(full // LANES):
-            i = k * LANES
-            vf_store(hess + i, binary_hess(vf_load(t + i), vf_load(e + i), highs, lows))
-        if full < n:
-            vf_store_part(hess + full, binary_hess(vf_load_part(t + full, n - full, 0.0), vf_load(e + full), highs,
-                                                   lows), n - full)
-    return fold_vectors(vd_add(sum_0, sum_2), vd_add(sum_1, sum_3))
+            vf_store(values + i, vf_sub(v, minus_wrong(load_first(x + i, n - i), load_first(t + i, n - i), True)))
+            i += LANES
+            vf_store(values + i, vf_sub(w, minus_wrong(load_first(x + i, n - i), load_first(t + i, n - i), True)))
+    else:
+        for i in range(n):
+            wrong = t[i] if x[i] < 0.0 else 1.0 - t[i]
+            wrong = 0.0 if wrong == 0.0 else wrong * (-x[i] if x[i] < 0.0 else x[i])
+            values[i] = wrong + log1p_unit(e[i])
 
 
-cdef double squared_errors(const float* x, const float* t, Py_ssize_t n, double factor, bint want_value,
-                           float* grad) noexcept nogil:
-    """Sum of (x - t)^2 over n <= CHUNK items, and OUT grad = factor (x - t), which may be NULL. In float64: differences
-    are exact, and the product with the factor is rounded once more, to float32."""
+cdef inline bint all_finite(const real* t, Py_ssize_t n) noexcept nogil:
+    """Whether n numbers are finite; not if their sum overflows, which costs time and no digits."""
+    cdef real sums[64]
+    cdef real total = 0.0
+    cdef Py_ssize_t full = n - n % 64
+    cdef Py_ssize_t k, i
+    for i in range(64):
+        sums[i] = 0.0
+    for k in range(full // 64):
+        for i in range(64):
+            sums[i] += t[k * 64 + i]
+    for i in range(n - full):
+        sums[i] += t[full + i]
+    for i in range(32):
+        sums[i] += sums[i + 32]
+    for i in range(32):
+        total += sums[i]
+    return total - total == 0.0
+
+
+cdef inline void binary_derivatives(vector x, vector t, vector e, vector high, vector low, bint finite, bint second,
+                                    vector* g, vector* h) noexcept nogil:
+    """Gradient and Hessian with the factor high + low:
+    g = (1 - t - t e) / (1 + e) for x >= 0, ((1 - t) e - t) / (1 + e) below: no cancellation for hard t;
+    h = e / (1 + e)^2.
+
+    One division for both: s (1 + lacking) is 1 / (1 + e), f + f_low the same with the factor, p + p_low = e / (1 + e).
+    """
+    cdef vector one = v_same(1.0, x)
+    cdef vector zero = v_same(0.0, x)
+    cdef vector other = v_minus(one, t)
+    cdef vector negative = v_opposite(t)
+    cdef vector numerator = v_times_plus(v_if_negative(x, other, negative), e, v_if_negative(x, negative, other))
+    cdef vector d = v_plus(one, e)
+    cdef vector rest = v_minus(e, v_minus(d, one))
+    cdef vector s = v_over(one, d)
+    cdef vector lacking = v_less_times(s, rest, v_less_times(s, d, one))
+    cdef vector f = v_times(s, high)
+    cdef vector f_low = v_times_plus(f, lacking, v_times_plus(s, low, v_times_minus(s, high, f)))
+    cdef vector p, p_low
+    g[0] = v_times_plus(numerator, f, v_times(numerator, f_low))
+    if not finite:
+        g[0] = v_if_equal(v_minus(numerator, numerator), zero, g[0], v_times(numerator, f))
+    if second:
+        p = v_times(e, s)
+        p_low = v_times_plus(p, lacking, v_times_minus(e, s, p))
+        h[0] = v_times_plus(p, f, v_times_plus(p, f_low, v_times(p_low, f)))
+        if not finite:
+            h[0] = v_times_plus(t, zero, h[0])       # nan where t is
+
+
+cdef inline void derivatives_at(const real* x, const real* t, const real* e, Py_ssize_t m, real high, real low,
+                                bint finite, real* grad, real* hess, bint stream, bint stream_hess) noexcept nogil:
+    """One vector of write_derivatives, or the first m items of it."""
+    cdef vf g, h
+    cdef vd a, b
+    if real is float:
+        if m >= LANES:
+            binary_derivatives(vf_load(x), vf_load(t), vf_load(e), vf_set(high), vf_set(low), finite, hess != NULL,
+                               &g, &h)
+        else:
+            binary_derivatives(vf_load_part(x, m, 0.0), vf_load_part(t, m, 0.0), vf_load_part(e, m, 0.0),
+                               vf_set(high), vf_set(low), finite, hess != NULL, &g, &h)
+        write_vector(grad, g, m, stream)
+        if hess != NULL:
+            write_vector(hess, h, m, stream_hess)
+    else:
+        if m >= 8:
+            binary_derivatives(vd_load(x), vd_load(t), vd_load(e), vd_set(high), vd_set(low), finite, hess != NULL,
+                               &a, &b)
+        else:
+            binary_derivatives(vd_load_part(x, m, 0.0), vd_load_part(t, m, 0.0), vd_load_part(e, m, 0.0),
+                               vd_set(high), vd_set(low), finite, hess != NULL, &a, &b)
+        write_vector(grad, a, m, stream)
+        if hess != NULL:
+            write_vector(hess, b, m, stream_hess)
+
+
+cdef void write_derivatives(const real* x, const real* t, const real* e, Py_ssize_t n, real high, real low,
+                            real* grad, real* hess, bint stream) noexcept nogil:
+    """OUT grad and hess, which may be NULL, of n <= CHUNK items; one of them may be x. Past the caches if `stream`."""
+    cdef bint finite = all_finite(t, n)
+    # Where the lines of the two outputs begin at different items, the second goes through the caches.
+    cdef bint both = stream and (<size_t>grad & 63) == (<size_t>hess & 63)
+    cdef Py_ssize_t head = min(n, until_line(grad, sizeof(real))) if stream else 0
+    cdef Py_ssize_t width = 64 // <Py_ssize_t>sizeof(real)
+    cdef Py_ssize_t i = 0
+    cdef Py_ssize_t m
+    while i < n:
+        m = min(width, head - i if i < head else n - i)
+        if m == width and finite:
+            derivatives_at(x + i, t + i, e + i, width, high, low, True, grad + i, hess + i if hess != NULL else NULL,
+                           stream, both)
+        else:
+            derivatives_at(x + i, t + i, e + i, m, high, low, finite, grad + i, hess + i if hess != NULL else NULL,
+                           False, False)
+        i += m
+
+
+cdef inline void add_factor(vd* high, vd* low, vd e) noexcept nogil:
+    """Multiply the product high + low by 1 + e. What the fma has lost is found by another: the difference is exact."""
+    cdef vd p = vd_fma(high[0], e, high[0])
+    cdef vd lost = vd_fma(high[0], e, vd_sub(high[0], p))
+    low[0] = vd_fma(low[0], e, vd_add(low[0], lost))
+    high[0] = p
+
+
+cdef void add_binary_losses_double(const double* x, const double* t, const double* e, Py_ssize_t n,
+                                   LogProducts* products, bint masked, Sum* total) noexcept nogil:
+    """add_binary_losses in float64: sums and products keep their rounding errors."""
+    cdef vd high_0 = vd_set(0.0), high_1 = vd_set(0.0), low_0 = vd_set(0.0), low_1 = vd_set(0.0)
+    cdef vd p_0 = products.high[0], p_1 = products.high[1], p_2 = products.high[2], p_3 = products.high[3]
+    cdef vd q_0 = products.low[0], q_1 = products.low[1], q_2 = products.low[2], q_3 = products.low[3]
+    cdef double highs[8]
+    cdef double lows[8]
+    cdef Sum sum
+    cdef Py_ssize_t full = n - n % 32
+    cdef Py_ssize_t i, k
+    for k in range(full // 32):
+        i = k * 32
+        add_factor(&p_0, &q_0, vd_load(e + i))
+        add_factor(&p_1, &q_1, vd_load(e + i + 8))
+        add_factor(&p_2, &q_2, vd_load(e + i + 16))
+        add_factor(&p_3, &q_3, vd_load(e + i + 24))
+        add_vector(&high_0, &low_0, minus_wrong(vd_load(x + i), vd_load(t + i), masked))
+        add_vector(&high_1, &low_1, minus_wrong(vd_load(x + i + 8), vd_load(t + i + 8), masked))
+        add_vector(&high_0, &low_0, minus_wrong(vd_load(x + i + 16), vd_load(t + i + 16), masked))
+        add_vector(&high_1, &low_1, minus_wrong(vd_load(x + i + 24), vd_load(t + i + 24), masked))
+    for k in range((n - full + 7) // 8):
+        # Beyond the end 0 |0| is added, and e is 0.
+        i = full + k * 8
+        add_factor(&p_0, &q_0, vd_load_part(e + i, n - i, 0.0))
+        add_vector(&high_0, &low_0,
+                   minus_wrong(vd_load_part(x + i, n - i, 0.0), vd_load_part(t + i, n - i, 0.0), masked))
+    add_vector(&high_0, &low_0, high_1)
+    vd_store(highs, high_0)
+    vd_store(lows, vd_add(low_0, low_1))
+    memset(&sum, 0, sizeof(Sum))
+    for k in range(8):
+        add(&sum, -highs[k])
+        sum.low -= lows[k]
+    if not masked and not isfinite(sum.high):
+        add_binary_losses_double(x, t, e, n, products, True, total)
+        return
+    add(total, sum.high)
+    total.low += sum.low
+    products.high[0] = p_0
+    products.high[1] = p_1
+    products.high[2] = p_2
+    products.high[3] = p_3
+    products.low[0] = q_0
+    products.low[1] = q_1
+    products.low[2] = q_2
+    products.low[3] = q_3
+
+
+cdef struct Factor:
+    # A scale as high + low, so that multiplying by it rounds once.
+    double high
+    double low
+
+
+cdef inline vf scaled_differences(vd low, vd high, vd factor) noexcept nogil:
+    """The product with the factor is rounded to float64 and to float32."""
+    return vf_narrow(vd_mul(low, factor), vd_mul(high, factor))
+
+
+cdef double squared_errors(const float* x, const float* t, Py_ssize_t n, double factor, float* grad) noexcept nogil:
+    """Sum of (x - t)^2 over n <= CHUNK items, and OUT grad = factor (x - t), which may be NULL, or x. In float64:
+    differences are exact."""
     cdef vd sum_0 = vd_set(0.0), sum_1 = vd_set(0.0)
     cdef vd low, high
     cdef vd factors = vd_set(factor)
@@ -769,19 +1138,75 @@ cdef double squared_errors(const float* x, const float* t, Py_ssize_t n, double 
         # Beyond the end 0 - 0 adds nothing.
         a = vf_load(x + i) if i < full else vf_load_part(x + i, n - i, 0.0)
         b = vf_load(t + i) if i < full else vf_load_part(t + i, n - i, 0.0)
+        fl_prefetch(x + i + CHUNK)
+        fl_prefetch(t + i + CHUNK)
         low = vd_sub(vd_low(a), vd_low(b))
         high = vd_sub(vd_high(a), vd_high(b))
-        if want_value:
-            sum_0 = vd_fma(low, low, sum_0)
-            sum_1 = vd_fma(high, high, sum_1)
+        sum_0 = vd_fma(low, low, sum_0)
+        sum_1 = vd_fma(high, high, sum_1)
         if grad != NULL:
-            a = vf_narrow(vd_mul(low, factors), vd_mul(high, factors))
-            if i < full:
-                vf_store(grad + i, a)
-            else:
-                vf_store_part(grad + i, a, n - i)
+            write_vector(grad + i, scaled_differences(low, high, factors), n - i, False)
         i += LANES
     return fold_vectors(sum_0, sum_1)
+
+
+cdef inline void difference_at(const real* x, const real* t, Py_ssize_t m, Factor factor, real* out,
+                               bint stream) noexcept nogil:
+    """One vector of write_differences, or the first m items of it."""
+    cdef vf a, b
+    cdef vd c, d
+    cdef vd high = vd_set(factor.high)
+    if real is float:
+        a = vf_load(x) if m >= LANES else vf_load_part(x, m, 0.0)
+        b = vf_load(t) if m >= LANES else vf_load_part(t, m, 0.0)
+        c = vd_sub(vd_low(a), vd_low(b))
+        d = vd_sub(vd_high(a), vd_high(b))
+        write_vector(out, scaled_differences(c, d, high), m, stream)
+    else:
+        c = vd_load(x) if m >= 8 else vd_load_part(x, m, 0.0)
+        d = vd_load(t) if m >= 8 else vd_load_part(t, m, 0.0)
+        c = vd_sub(c, d)
+        d = vd_fma(c, high, vd_mul(c, vd_set(factor.low)))
+        # Infinities as by a plain product
+        d = vd_if_equal(vd_sub(d, d), vd_set(0.0), d, vd_mul(c, high))
+        write_vector(out, d, m, stream)
+
+
+cdef void write_differences(const real* x, const real* t, Py_ssize_t n, Factor factor, real* out,
+                            bint stream) noexcept nogil:
+    """OUT factor (x - t) of n items; past the caches if `stream`. out may be x."""
+    cdef Py_ssize_t head = min(n, until_line(out, sizeof(real))) if stream else 0
+    cdef Py_ssize_t width = 64 // <Py_ssize_t>sizeof(real)
+    cdef Py_ssize_t i = 0
+    cdef Py_ssize_t m
+    while i < n:
+        m = min(width, head - i if i < head else n - i)
+        if m == width:
+            difference_at(x + i, t + i, width, factor, out + i, stream)
+        else:
+            difference_at(x + i, t + i, m, factor, out + i, False)
+        i += m
+
+
+cdef void write_constant(real value, Py_ssize_t n, real* out, bint stream) noexcept nogil:
+    """OUT n times `value`; past the caches if `stream`."""
+    cdef Py_ssize_t head = min(n, until_line(out, sizeof(real))) if stream else n
+    cdef Py_ssize_t width = 64 // <Py_ssize_t>sizeof(real)
+    cdef Py_ssize_t i, k
+    cdef vf a
+    cdef vd b
+    for i in range(head):
+        out[i] = value
+    if real is float:
+        a = vf_set(value)
+        for k in range((n - head) // width):
+            vf_stream(out + head + k * width, a)
+    else:
+        b = vd_set(value)
+        for k in range((n - head) // width):
+            vd_stream(out + head + k * width, b)
+    for i in range(n - (n - head) % width, n):
+        out[i] = value
 
 
 cdef void add_squared_errors(Sum* total, const double* x, const double* t, Py_ssize_t n) noexcept nogil:

@@ -488,6 +488,26 @@ def _divide(a, a_error, b, b_error):
 
 
 @_part
+def _over_one_plus(a, a_error, e):
+    """(a + a_error) / (1 + e) as such a pair, for 0 <= e <= 1: `_divide` with one division."""
+    b = 1.0 + e
+    b_error = e - (b - 1.0)
+    inverse = 1.0 / b
+    quotient = a * inverse
+    product, product_error = _multiply(quotient, b)
+    rest = (((a - product) - product_error) + (a_error - quotient * b_error)) * inverse
+    return quotient, rest if math.isfinite(rest) else 0.0
+
+
+@_part
+def _scale(a, b, b_error):
+    """a (b + b_error), rounded once."""
+    product, product_error = _multiply(a, b)
+    rest = product_error + a * b_error
+    return product + rest if math.isfinite(rest) else product
+
+
+@_part
 def _quotient(total, error, D, D_error):
     """(total + error) / (D + D_error) of two running sums, rounded about once."""
     total, error = _normal(total, error)
@@ -589,11 +609,11 @@ def _log_of(u, c):
 
 
 @_part
-def _log1p(x):
-    """log(1 + x) for x >= -1, with the digits of x that 1 + x loses; about -709 at -1. nan gives
-    nan."""
+def _log1p(x, error):
+    """log(1 + x + error) for x >= -1, with the digits of x that 1 + x loses; about -709 at -1. nan
+    gives nan."""
     u = 1.0 + x
-    return _log_of(u, (x - (u - 1.0)) / u if u > 0.0 else x - x)
+    return _log_of(u, ((x - (u - 1.0)) + error) / u if u > 0.0 else x - x)
 
 
 @_part
@@ -740,7 +760,9 @@ def _piece_dots(x, u, m, sums):
 def _value(A, B, m, x_y, log_S, Q, dot):
     """l, see above. Where B is 0 all its terms are; but a coefficient of nan or inf still shows, in
     Q."""
-    return _times(A, (m - x_y) + log_S) + (B * (Q * log_S + dot) if B != 0.0 else B * Q)
+    gap, gap_error = _add(m, 0.0, -x_y)
+    nlp, nlp_error = _add(gap, gap_error, log_S)
+    return _times(A, _sum_of(nlp, nlp_error)) + (B * (Q * log_S + dot) if B != 0.0 else B * Q)
 
 
 @_part
@@ -774,15 +796,18 @@ def _piece_grad(E, u, slope, B):
 
 
 @_part
-def _entry_grad(e, u, is_largest, is_label, S, T, A, B, Q, z):
+def _entry_grad(e, u, is_largest, is_label, S, S_error, T, T_error, A, B, Q, z):
     """The gradient at k and at y, without a difference of nearly equal numbers: as -A (1 - p_y) at
     the label."""
-    p = e / S
+    quotient, rest = _divide(e, 0.0, S, S_error)
+    p = quotient + rest
     grad = z * p
     if is_label:
         # The sum of the other classes: T itself if the label is (or ties with) the largest, else
         # safe because it is >= 1
-        grad -= A * ((T if e == 1.0 else (T - e) + 1.0) / S)
+        others, others_error = (T, T_error) if e == 1.0 else _add(S, S_error, -e)
+        quotient, rest = _divide(others, others_error, S, S_error)
+        grad -= A * (quotient + rest)
     else:
         grad += A * p
     if B != 0.0:
@@ -1085,7 +1110,7 @@ def _cross_entropy(
                 x[at + k] = 1.0
             T, T_error = _normal(T if math.isfinite(m) else np.nan, T_error)
             S, S_error = _add(1.0, T_error, T)
-            log_S = _log1p(T)
+            log_S = _log1p(T, T_error)
             Q = dot = 0.0
             if spread:
                 Q = _sum_of(sums[0], sums[1])
@@ -1134,7 +1159,6 @@ def _cross_entropy(
                 bend = bend_error = 0.0
                 if with_hess:  # it is bend E (S - E)
                     bend, bend_error = _divide(slope, slope_error, S, S_error)
-                slope += slope_error
                 for first in range(0, classes, TILE):
                     piece = min(TILE, classes - first)
                     if long_rows:
@@ -1179,19 +1203,24 @@ def _cross_entropy(
                             h_error += bend * T_error + bend_error * T
                             hess[at + k - first] = _sum_of(h, h_error) + z_hess / (S * S)
                     if with_grad:
-                        if B == 0.0:
+                        if B != 0.0:
+                            _piece_grad(E, u[u_at : u_at + piece], slope + slope_error, B)
+                        elif rounded:
                             for i in range(piece):
                                 E[i] *= slope
                         else:
-                            _piece_grad(E, u[u_at : u_at + piece], slope, B)
+                            for i in range(piece):
+                                E[i] = _scale(E[i], slope, slope_error)
                         if has_k and (y == k or B != 0.0):
                             u_k = u[u_at + k - first] if spread else 0.0
                             x[at + k - first] = _entry_grad(
-                                1.0, u_k, True, y == k, S, T, A, B, Q, z
+                                1.0, u_k, True, y == k, S, S_error, T, T_error, A, B, Q, z
                             )
                         if has_y:
                             u_y = u[u_at + y - first] if spread else 0.0
-                            x[at + y - first] = _entry_grad(e_y, u_y, False, True, S, T, A, B, Q, z)
+                            x[at + y - first] = _entry_grad(
+                                e_y, u_y, False, True, S, S_error, T, T_error, A, B, Q, z
+                            )
                     if long_rows:
                         if with_grad:
                             _store(x, piece, grads, kind, offset, shape, strides, first)
@@ -1348,15 +1377,25 @@ def _binary_cross_entropy_with_logits(
         if with_grad:
             for i in range(count):
                 a, b = 1.0 - t[i], pos[i] * t[i]
-                slope = (a - b * e[i] if x[i] >= 0.0 else a * e[i] - b) / (1.0 + e[i])
-                grad[i] = w[i] * slope / D
+                slope = a - b * e[i] if x[i] >= 0.0 else a * e[i] - b
+                if rounded:
+                    grad[i] = w[i] * (slope / (1.0 + e[i])) / D
+                else:
+                    quotient, rest = _over_one_plus(slope, 0.0, e[i])
+                    grad[i] = w[i] * (quotient + rest) / D
         if with_hess:
             for i in range(count):
                 a, b = 1.0 - t[i], pos[i] * t[i]
-                hess[i] = w[i] * ((a + b) * (e[i] / ((1.0 + e[i]) * (1.0 + e[i])))) / D
+                if rounded:
+                    both = e[i] / ((1.0 + e[i]) * (1.0 + e[i]))
+                else:
+                    quotient, rest = _over_one_plus(e[i], 0.0, e[i])
+                    quotient, rest = _over_one_plus(quotient, rest, e[i])
+                    both = quotient + rest
+                hess[i] = w[i] * ((a + b) * both) / D
         if with_value:
             for i in range(count):
-                a, b, L = w[i] * (1.0 - t[i]), w[i] * (pos[i] * t[i]), _log1p(e[i])
+                a, b, L = w[i] * (1.0 - t[i]), w[i] * (pos[i] * t[i]), _log1p(e[i], 0.0)
                 x[i] = _times(a, max(x[i], 0.0)) + _times(b, max(-x[i], 0.0)) + (a + b) * L
             total, error = _piece_sum(x[:count], total, error)
         if value_kind != ABSENT:
@@ -1477,7 +1516,7 @@ def _binary_cross_entropy(
                 hess[i] = w[i] * ((1.0 - t[i]) / (n * n) + t[i] / (p * p)) / D
         if with_value:
             for i in range(count):
-                yes, no = -_log(x[i]), -_log1p(-x[i])
+                yes, no = -_log(x[i]), -_log1p(-x[i], 0.0)
                 yes = 100.0 if yes > 100.0 else yes
                 no = 100.0 if no > 100.0 else no
                 x[i] = w[i] * (t[i] * yes + (1.0 - t[i]) * no)
@@ -1698,9 +1737,10 @@ def _rowwise(which, array, kind, outer, classes, inner, result):
                 else:
                     _piece_exp(x[at : at + piece], m)
                 T, T_error = _piece_sum(x[at : at + piece], T, T_error)
-            T = T + T_error if math.isfinite(m) else np.nan
-            log_S = _log1p(T)
-            S = 1.0 + T
+            T, T_error = _normal(T if math.isfinite(m) else np.nan, T_error)
+            log_S = _log1p(T, T_error)
+            S, S_error = _add(1.0, T_error, T)
+            p, p_error = _divide(1.0, 0.0, S, S_error)  # of the largest class
             if which == LOGSUMEXP:
                 # inf and -inf are their own logsumexp
                 lse[r] = m + log_S if math.isfinite(m) else (np.nan if has_nan else m)
@@ -1717,8 +1757,12 @@ def _rowwise(which, array, kind, outer, classes, inner, result):
                     if first <= k < first + piece:
                         x[at + k - first] = 1.0
                     E = x[at : at + piece]
-                    for i in range(piece):
-                        E[i] /= S
+                    if single:
+                        for i in range(piece):
+                            E[i] *= p
+                    else:
+                        for i in range(piece):
+                            E[i] = _scale(E[i], p, p_error)
                 else:
                     if long_rows:
                         _load(array, kind, NO, offset, shape, strides, first, piece, y)
@@ -1752,21 +1796,25 @@ def _itemwise(which, array, kind, size, result):
         else:
             for i in range(count):
                 e[i] = _exp(-abs(x[i]), 0.0)
-        if which == SIGMOID:
+        if which == SIGMOID and single:
             for i in range(count):
                 x[i] = (1.0 if x[i] >= 0.0 else e[i]) / (1.0 + e[i])
+        elif which == SIGMOID:
+            for i in range(count):
+                quotient, rest = _over_one_plus(1.0 if x[i] >= 0.0 else e[i], 0.0, e[i])
+                x[i] = quotient + rest
         elif which == SOFTPLUS and single:
             for i in range(count):
                 x[i] = (x[i] if x[i] > 0.0 else 0.0) + _log1p_single(e[i])
         elif which == SOFTPLUS:
             for i in range(count):
-                x[i] = (x[i] if x[i] > 0.0 else 0.0) + _log1p(e[i])
+                x[i] = (x[i] if x[i] > 0.0 else 0.0) + _log1p(e[i], 0.0)
         elif single:
             for i in range(count):
                 x[i] = (x[i] if x[i] < 0.0 else 0.0) - _log1p_single(e[i])
         else:
             for i in range(count):
-                x[i] = (x[i] if x[i] < 0.0 else 0.0) - _log1p(e[i])
+                x[i] = (x[i] if x[i] < 0.0 else 0.0) - _log1p(e[i], 0.0)
         _store_flat(x, count, result, kind, first)
 
 

@@ -10,7 +10,7 @@ by block, round the results once to their dtype. The blocks only bound the memor
    is the sum of the *other* classes. As log(total) - logit it would be the difference of two large
    numbers, and often zero.
 2. **Never take the smaller of p and 1 - p as one minus the larger.**
-3. **Carry what rounding takes away**: in a difference, a square, a sum (`add_up`).
+3. **Carry what rounding takes away**: in a difference, a product, a quotient, a sum (`add_up`).
 
 Infinities follow IEEE arithmetic, with one exception: the zero-coefficient rule of `times`.
 
@@ -19,6 +19,8 @@ The signatures and the meaning of the arguments are those of `fusedloss.backends
 
 # Everything here is an array of float64, unless it says otherwise; annotations would say no more.
 # mypy: ignore-errors
+
+from functools import cached_property
 
 import numpy as np
 
@@ -54,14 +56,30 @@ def subtract(a, b):
     return difference, np.where(np.isfinite(error), error, 0.0)
 
 
-def square(a):
-    """a^2 as a pair (square, error), by Dekker's product; if that is not finite, the error is 0."""
-    rounded = a * a
+def halves(a):
+    """a as a sum (high, low) of 26 bits each, so that products of them are exact."""
     scaled = (2.0**27 + 1.0) * a
-    high = scaled - (scaled - a)  # the upper 26 bits of a, so that their square is exact
-    low = a - high
-    error = ((high * high - rounded) + 2.0 * high * low) + low * low
+    high = scaled - (scaled - a)
+    return high, a - high
+
+
+def multiply(a, b):
+    """a b as a pair (product, error), by Dekker; if that is not finite, the error is 0."""
+    rounded = a * b
+    a_high, a_low = halves(a)
+    b_high, b_low = halves(b)
+    error = ((a_high * b_high - rounded) + a_high * b_low + a_low * b_high) + a_low * b_low
     return rounded, np.where(np.isfinite(error), error, 0.0)
+
+
+def divide(a, a_error, b, b_error):
+    """(a + a_error) / (b + b_error) as such a pair: what the quotient of a and b leaves is divided
+    again. If that is not finite, the error is 0.
+    """
+    quotient = a / b
+    product, product_error = multiply(quotient, b)
+    error = (((a - product) - product_error) + (a_error - quotient * b_error)) / b
+    return quotient, np.where(np.isfinite(error), error, 0.0)
 
 
 def add_up_exactly(terms):
@@ -108,7 +126,7 @@ class Softmax:
 
     log p_c is a sum of two terms of the same sign, so nothing cancels. A class other than k has
     p_c <= 1/2, so there 1 - p_c is safe. The rounding error of x_c - m is carried: where x_c is
-    small and m is large, it would be the largest error of all.
+    small and m is large, it would be the largest error of all. So are those of T, S and p.
 
     A row whose largest logit is not finite (+inf, nan, or -inf everywhere) has no softmax: all of
     the above is nan.
@@ -120,19 +138,50 @@ class Softmax:
         m = np.where(np.isfinite(m), m, np.nan)
         self.shift, self.shift_error = subtract(x, m)
         E = np.exp(self.shift)
-        E = E + E * self.shift_error
+        E_error = E * self.shift_error
         self.is_largest = np.arange(x.shape[-1]) == k
-        T = add_up(np.where(self.is_largest, 0.0, E))[:, None]
+        T, T_error = add_up_exactly(np.where(self.is_largest, 0.0, E))
+        T_error = T_error + np.where(self.is_largest, 0.0, E_error).sum(axis=-1)
+        T, T_error = T[:, None], T_error[:, None]
         T = np.where(np.isnan(m), np.nan, T)  # also of a single class, where T has no terms
-        S = 1.0 + T
-        self.log_S = np.log1p(T)
-        self.lse = m + self.log_S
-        self.p = E / S
-        self.one_minus_p = np.where(self.is_largest, T / S, 1.0 - self.p)
+        S, S_error = add(1.0, T)
+        self.E, self.T, self.S = (E, E_error), (T, T_error), (S, S_error + T_error)
+        self.log_S, self.log_S_error = np.log1p(T), T_error / S
+        self.lse = m + (self.log_S + self.log_S_error)
 
-    @property
+    @cached_property
     def log_p(self):
-        return (self.shift - self.log_S) + self.shift_error
+        difference, error = subtract(self.shift, self.log_S)
+        return difference + (error + (self.shift_error - self.log_S_error))
+
+    @cached_property
+    def p_pair(self):
+        return divide(*self.E, *self.S)
+
+    @cached_property
+    def one_minus_p_pair(self):
+        p, p_error = self.p_pair
+        q, q_error = subtract(1.0, p)
+        rest, rest_error = divide(*self.T, *self.S)
+        return (
+            np.where(self.is_largest, rest, q),
+            np.where(self.is_largest, rest_error, q_error - p_error),
+        )
+
+    @cached_property
+    def p(self):
+        return sum(self.p_pair)
+
+    @cached_property
+    def one_minus_p(self):
+        return sum(self.one_minus_p_pair)
+
+    @cached_property
+    def variance(self):
+        """p (1 - p), rounded about once."""
+        (p, p_error), (q, q_error) = self.p_pair, self.one_minus_p_pair
+        product, error = multiply(p, q)
+        return product + (error + (p * q_error + p_error * q))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -182,7 +231,7 @@ def cross_entropy_grad(softmax, q, scale):
 
 def cross_entropy_hess(softmax, q, scale):
     """scale Q p_c (1 - p_c)."""
-    return scale * add_up(q)[:, None] * softmax.p * softmax.one_minus_p
+    return scale * add_up(q)[:, None] * softmax.variance
 
 
 def z_loss_value(softmax, z_loss, s):
@@ -294,6 +343,15 @@ def cross_entropy(
 # --------------------------------------------------------------------------------------------------
 
 
+def over_one_plus(a, e, twice=False):
+    """a / (1 + e), or twice so, for 0 <= e <= 1: rounded about once."""
+    S, S_error = add(1.0, e)
+    quotient, error = divide(a, 0.0, S, S_error)
+    if twice:
+        quotient, error = divide(quotient, error, S, S_error)
+    return quotient + error
+
+
 def binary_cross_entropy_with_logits_value(x, t, weight, pos_weight=1.0):
     """weight ( a softplus(x) + b softplus(-x) ), with a = 1 - t and b = pos_weight t.
 
@@ -311,14 +369,14 @@ def binary_cross_entropy_with_logits_grad(x, t, weight, pos_weight=1.0):
     """
     a, b = 1.0 - t, pos_weight * t
     e = np.exp(-np.abs(x))
-    return weight * (np.where(x >= 0, a - b * e, a * e - b) / (1.0 + e))
+    return weight * over_one_plus(np.where(x >= 0, a - b * e, a * e - b), e)
 
 
 def binary_cross_entropy_with_logits_hess(x, t, weight, pos_weight=1.0):
     """weight (a + b) sigma(x) sigma(-x) = weight (a + b) e / (1 + e)^2, with e = exp(-|x|)."""
     a, b = 1.0 - t, pos_weight * t
     e = np.exp(-np.abs(x))
-    return weight * ((a + b) * (e / (1.0 + e) ** 2))
+    return weight * ((a + b) * over_one_plus(e, e, twice=True))
 
 
 def binary_cross_entropy_value(p, t, weight):
@@ -350,7 +408,7 @@ def binary_cross_entropy_hess(p, t, weight):
 def mse_loss_value(x, t, weight):
     """weight d^2, with d = x - t. With d_error, which x - t rounds away, d^2 gains 2 d d_error."""
     d, d_error = subtract(x, t)
-    d2, d2_error = square(d)
+    d2, d2_error = multiply(d, d)
     correction = np.where(d_error == 0, 0.0, 2.0 * d * d_error)  # d may be infinite
     return weight * (d2 + (d2_error + correction))
 
@@ -473,7 +531,7 @@ def sigmoid(x, num_threads, out):
 
     def formula(x):
         e = np.exp(-np.abs(x))
-        return np.where(x >= 0, 1.0, e) / (1.0 + e)
+        return over_one_plus(np.where(x >= 0, 1.0, e), e)
 
     return function_of_items(formula, x, out)
 

@@ -458,14 +458,12 @@ cdef inline void mix_weights(const Softmax* t, Py_ssize_t row, Py_ssize_t column
             q[i] = w[i] * q[i]
 
 
-cdef inline void find_top(const real* x, Py_ssize_t n, Py_ssize_t hole, real* top, Py_ssize_t* top_at) noexcept nogil:
+cdef void find_top_double(const double* x, Py_ssize_t n, Py_ssize_t hole, double* top,
+                          Py_ssize_t* top_at) noexcept nogil:
     """OUT the largest of x[0:n] but x[hole], and the first place that has it; -1 if all are -inf or nan."""
     cdef Py_ssize_t at, begin, m, found
     cdef Py_ssize_t length = 0
-    cdef real here
-    if real is float:
-        find_top_float(x, n, hole, top, top_at)
-        return
+    cdef double here
     top[0] = -INFINITY
     top_at[0] = -1
     # In pieces: of one of them the place is looked for. The hole ends a piece.
@@ -477,7 +475,7 @@ cdef inline void find_top(const real* x, Py_ssize_t n, Py_ssize_t hole, real* to
         m = min(<Py_ssize_t>CHUNK, n - at)
         if at < hole:
             m = min(m, hole - at)
-        here = <real>largest(x + at, m)
+        here = largest(x + at, m)
         if here > top[0]:
             top[0] = here
             begin = at
@@ -492,7 +490,8 @@ cdef void scan_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_s
                        real* buffer, double* e, RowScan* out) noexcept nogil:
     """Maximum and sums of one column block. label: -1 if there is none. OUT e, unless NULL: all exponentials of
     float64 logits, in the unit of the sums."""
-    cdef const real* x = load(t.logits, t.code, row * t.classes + column, n, buffer)
+    cdef const real* x
+    cdef const uint16_t* halves = NULL
     cdef double q[CHUNK]
     cdef double products[CHUNK]
     cdef Py_ssize_t chunks = (n + CHUNK - 1) // CHUNK
@@ -501,7 +500,16 @@ cdef void scan_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_s
     cdef real top
     label = label - column if column <= label < column + n else -1
 
-    find_top(x, n, label, &top, &top_at)
+    if real is float and FL_CONVERTS and (t.code == F16 or t.code == BF16) and n % LANES == 0:
+        # They are converted in the pass that looks for the maximum.
+        halves = <const uint16_t*>t.logits + row * t.classes + column
+        x = buffer
+    else:
+        x = load(t.logits, t.code, row * t.classes + column, n, buffer)
+    if real is float:
+        find_top_float(x, n, label, halves, t.code == F16, buffer, &top, &top_at)
+    else:
+        find_top_double(x, n, label, &top, &top_at)
     out.top = top
     out.top_at = column + top_at if top_at >= 0 else -1
     out.maximum = x[label] if label >= 0 and x[label] > top else top

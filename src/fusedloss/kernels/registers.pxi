@@ -73,6 +73,7 @@ cdef extern from "vectors.h":
     int FL_CONVERTS
     vf vf_from_halves(const uint16_t* p) noexcept nogil
     vf vf_from_bfloats(const uint16_t* p) noexcept nogil
+    void vf_to_halves(uint16_t* p, vf a) noexcept nogil       # to nearest, ties to even; nan keeps its first bits
     void vf_load_columns(const float* p, long stride, long width, vf* v) noexcept nogil
     void vf_store_columns(float* p, long stride, long width, vf* v) noexcept nogil
 

@@ -91,6 +91,9 @@ static inline vi vi_shift_right(vi a, unsigned n) { return _mm512_srli_epi32(a, 
 static inline vf vf_table(const float *p) { return _mm512_broadcast_f32x8(_mm256_loadu_ps(p)); }
 static inline vf vf_look_up(vf table, vi index) { return _mm512_permutexvar_ps(index, table); }
 static inline vf vf_from_halves(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+static inline void vf_to_halves(uint16_t *p, vf a) {
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
 static inline vf vf_from_bfloats(const uint16_t *p) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
 }
@@ -271,6 +274,10 @@ static inline vf vf_look_up(vf table, vi index) {
 static inline vf vf_from_halves(const uint16_t *p) {
     return FL_F(_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)),
                 _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p + 1)));
+}
+static inline void vf_to_halves(uint16_t *p, vf a) {
+    _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(a.a, _MM_FROUND_TO_NEAREST_INT));
+    _mm_storeu_si128((__m128i *)p + 1, _mm256_cvtps_ph(a.b, _MM_FROUND_TO_NEAREST_INT));
 }
 static inline vf vf_from_bfloats(const uint16_t *p) {
     return FL_F(_mm256_castsi256_ps(_mm256_slli_epi32(
@@ -477,6 +484,7 @@ static inline vf vf_look_up(vf table, vi index) { FL_LANEWISE(vf, 16, table.x[in
 /* Never called. */
 static inline vf vf_from_halves(const uint16_t *p) { (void)p; return vf_set(0); }
 static inline vf vf_from_bfloats(const uint16_t *p) { (void)p; return vf_set(0); }
+static inline void vf_to_halves(uint16_t *p, vf a) { (void)p; (void)a; }
 static inline vd vd_set(double a) { FL_LANEWISE(vd, 8, a); }
 static inline vd vd_load(const double *p) { vd r; memcpy(&r, p, sizeof r); return r; }
 static inline void vd_store(double *p, vd a) { memcpy(p, &a, sizeof a); }

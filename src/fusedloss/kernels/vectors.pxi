@@ -145,35 +145,58 @@ cdef inline vf load_without(const float* x, Py_ssize_t i, Py_ssize_t n, Py_ssize
     return vf_if_equal(vf_count(), vf_set(<float>(hole - i)), vf_set(-INFINITY), v)
 
 
-cdef void find_top_float(const float* x, Py_ssize_t n, Py_ssize_t hole, float* top, Py_ssize_t* top_at) noexcept nogil:
+cdef inline vf from_16_bits(const uint16_t* source, bint half) noexcept nogil:
+    return vf_from_halves(source) if half else vf_from_bfloats(source)
+
+
+cdef inline vf largest_of_part(const float* x, const uint16_t* source, bint half, float* converted) noexcept nogil:
+    """The largest of SEARCHED numbers in each lane: of x, or of 16-bit numbers, unless `source` is NULL, OUT converted."""
+    cdef vf best[4]
+    cdef vf v
+    cdef int i, k
+    for k in range(4):
+        best[k] = vf_set(-INFINITY)
+    for i in range(4):
+        for k in range(4):
+            if source == NULL:
+                v = vf_load(x + (4 * i + k) * LANES)
+            else:
+                v = from_16_bits(source + (4 * i + k) * LANES, half)
+                vf_store(converted + (4 * i + k) * LANES, v)
+            best[k] = vf_max(v, best[k])
+    return vf_max(vf_max(best[0], best[1]), vf_max(best[2], best[3]))
+
+
+cdef void find_top_float(const float* x, Py_ssize_t n, Py_ssize_t hole, const uint16_t* source, bint half,
+                         float* converted, float* top, Py_ssize_t* top_at) noexcept nogil:
     """OUT the largest of x[0:n], n <= COLUMNS, but x[hole] (-1: none), and the first place that has it; -1 if all are
-    -inf or nan, which is passed over: a sum will see it."""
+    -inf or nan, which is passed over: a sum will see it.
+
+    Unless `source` is NULL, x is `converted`, which is made of its 16-bit numbers on the way; n is whole vectors then.
+    """
     cdef float maxima[256]       # a vector for each part of a column block
     cdef Py_ssize_t parts = (n + SEARCHED - 1) // SEARCHED
-    cdef Py_ssize_t part, at, last, i
+    cdef Py_ssize_t part, at, last
     cdef int lane
-    cdef vf lowest = vf_set(-INFINITY)
-    cdef vf best = lowest
-    cdef vf a, b, c, d
+    cdef vf best = vf_set(-INFINITY)
+    cdef vf a
     for part in range(parts):
         at = part * SEARCHED
-        a = lowest
-        b = lowest
-        c = lowest
-        d = lowest
         if at + SEARCHED <= n and not at <= hole < at + SEARCHED:
-            for i in range(4):
-                a = vf_max(vf_load(x + at), a)
-                b = vf_max(vf_load(x + at + LANES), b)
-                c = vf_max(vf_load(x + at + 2 * LANES), c)
-                d = vf_max(vf_load(x + at + 3 * LANES), d)
-                at += 4 * LANES
+            if source == NULL:
+                a = largest_of_part(x + at, NULL, False, NULL)
+            elif half:
+                a = largest_of_part(NULL, source + at, True, converted + at)
+            else:
+                a = largest_of_part(NULL, source + at, False, converted + at)
         else:
+            a = vf_set(-INFINITY)
             last = min(at + SEARCHED, n)
             while at < last:
+                if source != NULL:
+                    vf_store(converted + at, from_16_bits(source + at, half))
                 a = vf_max(load_without(x, at, n, hole), a)
                 at += LANES
-        a = vf_max(vf_max(a, b), vf_max(c, d))
         vf_store(maxima + part * LANES, a)
         best = vf_max(a, best)
     top[0] = vf_largest(best)

@@ -8,8 +8,8 @@
 # has the same bits on both.
 
 cdef enum:
-    SHORT_ROW = 256       # float32: up to here 16 rows go side by side
-    SHORT_ROW_F64 = 40
+    SHORT_ROW = 256       # up to here 16 rows go side by side: the plain loss of float32
+    FEW_CLASSES = 40      # ... and all else
     TILE = 64             # classes of 16 rows held in scratch at a time
     MULTIPLIED = 8        # rows in each lane for one logarithm
     DIRECT = 60           # up to this gap between the maximum and the label E_y is far from underflow
@@ -17,7 +17,7 @@ cdef enum:
 
 cdef inline bint few_classes(const Softmax* t) noexcept nogil:
     """Whether 16 rows go side by side."""
-    return t.inner > 1 or t.classes <= (SHORT_ROW_F64 if t.code == F64 else SHORT_ROW)
+    return t.inner > 1 or t.classes <= (SHORT_ROW if t.code != F64 and plain(t) else FEW_CLASSES)
 
 
 cdef inline bint plain(const Softmax* t) noexcept nogil:
@@ -660,6 +660,7 @@ cdef void write_lanes(const Softmax* t, const Tile* tile, const Rows* r, const f
     cdef real floor[LANES]
     cdef double inverse[LANES]
     cdef double factor[LANES]
+    cdef double at_peak[LANES]
     cdef double inverse_low[LANES]
     cdef double factor_low[LANES]
     cdef double p, own
@@ -731,9 +732,11 @@ cdef void write_lanes(const Softmax* t, const Tile* tile, const Rows* r, const f
                     own = hessian_entry(e[c * LANES + i], low[c * LANES + i], inverse[i], inverse_low[i], r.p_factor[i])
                     g[c * LANES + i] = <real>(own + r.pp_factor[i] * p * p)
             for i in range(LANES):
+                at_peak[i] = hessian_at_peak(r, i)
+            for i in range(LANES):
                 if r.label[i] == IGNORED:
                     for c in range(m):
                         g[c * LANES + i] = <real>0.0
                 elif at <= r.peak[i] < at + m:
-                    g[(r.peak[i] - at) * LANES + i] = <real>hessian_at_peak(r, i)
+                    g[(r.peak[i] - at) * LANES + i] = <real>at_peak[i]
             scatter(t, t.hess, tile, at, m, g)

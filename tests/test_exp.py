@@ -59,7 +59,7 @@ def test_float32(step, exp):
 )
 def test_float64(count, exp):
     rng = np.random.default_rng(6)
-    low, high = (float(limit) for limit in limits("float64"))
+    low, high = -700.0, float(limits("float64")[1])  # below, the truth itself loses digits
     for _ in range(0, count, PIECE):
         sizes = 10.0 ** rng.uniform(-20, 2, size=PIECE // 2) * rng.choice([-1, 1], size=PIECE // 2)
         x = np.concatenate([rng.uniform(low, high, size=PIECE // 2), sizes])

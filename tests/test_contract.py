@@ -233,7 +233,7 @@ def outside_imports(file):
 
 def test_the_three_backends_share_no_code():
     """So that agreement between them means something: only the constants of the contract."""
-    assert set(outside_imports("backends/reference.py")) == {"numpy"}
+    assert set(outside_imports("backends/reference.py")) <= {"functools", "numpy"}
     numba = {"numba", "llvmlite"}  # the second is how the first names what LLVM should do
     assert set(outside_imports("backends/jit.py")) <= {"__future__", "math", "numpy"} | numba
     for file in BACKEND_FILES:

@@ -15,6 +15,7 @@
 # or classes that are not on the last axis, are scanned 16 rows side by side.
 
 cdef enum:
+    KEPT = 4096           # exponentials of float64 rows that are kept for the gradient
     COLUMNS = 4096        # classes per column block: its maximum is found and used while it is in cache
     GROUP = 16384         # classes per group of column blocks, which threads may share a row by
 
@@ -67,7 +68,8 @@ cdef struct Rows:
     double scale[LANES]
     double top[LANES]            # the largest logit but x_y, where it is needed ...
     int64_t top_at[LANES]        # ... and the first class that has it, -1 if all are -inf or nan
-    double others[LANES]         # sum over all classes but these two
+    double others[LANES]         # sum over all classes but these two ...
+    double others_low[LANES]     # ... and what of it does not fit
     double logit[LANES]          # x_y; -inf without label
     double class_weight[LANES]   # w_y
     double sample[LANES]         # s
@@ -76,7 +78,10 @@ cdef struct Rows:
     # set by finish:
     double rest[LANES]           # sum over all classes but the label; without label, but the top
     int64_t peak[LANES]          # the class of the largest logit: label or top
-    double rest_of_peak[LANES]   # sum over all classes but that one
+    double peak_term[LANES]      # its exponential, as peak_term + peak_low
+    double peak_low[LANES]
+    double rest_of_peak[LANES]   # sum over all other classes, as rest_of_peak + rest_of_peak_low
+    double rest_of_peak_low[LANES]
     double total[LANES]          # S ...
     double total_low[LANES]      # ... and what of it does not fit
     double log_total[LANES]      # log S - m
@@ -197,10 +202,10 @@ cdef void census_block(void* task, Py_ssize_t block) noexcept nogil:
 
 # ------------------------------------------------------------------------------------------ finish: logs
 
-cdef inline void set_label_terms(vf e, vf low, double* label_term) noexcept nogil:
+cdef inline void set_terms(vf e, vf low, double* terms) noexcept nogil:
     """E_y of 16 rows of float32 logits with what its last rounding has lost."""
-    vd_store(label_term, vd_add(vd_low(e), vd_low(low)))
-    vd_store(label_term + 8, vd_add(vd_high(e), vd_high(low)))
+    vd_store(terms, vd_add(vd_low(e), vd_low(low)))
+    vd_store(terms + 8, vd_add(vd_high(e), vd_high(low)))
 
 
 cdef inline void losses_from_sums(const double* rest, const double* label_term, double* loss) noexcept nogil:
@@ -221,6 +226,7 @@ cdef bint finish_direct(const Softmax* t, Rows* r) noexcept nogil:
     cdef float magic[LANES]
     cdef float floor[LANES]
     cdef double label_term[LANES]
+    cdef double top_term[LANES]
     cdef double hard, coefficient
     cdef Exponents k = exponents_of(0.0)
     cdef vf e, low
@@ -234,7 +240,12 @@ cdef bint finish_direct(const Softmax* t, Rows* r) noexcept nogil:
     k.magic = vf_load(magic)
     k.floor = vf_load(floor)
     e = exp_with_low(vf_max(k.floor, vf_load(y)), &k, &low)
-    set_label_terms(e, low, label_term)
+    set_terms(e, low, label_term)
+    if t.hess != NULL:
+        for i in range(LANES):
+            y[i] = <float>r.top[i] - <float>r.base[i]
+        e = exp_with_low(vf_max(k.floor, vf_load(y)), &k, &low)
+    set_terms(e, low, top_term)
     losses_from_sums(r.rest, label_term, r.loss)
     for i in range(LANES):
         hard = r.sample[i] * r.class_weight[i]
@@ -250,6 +261,9 @@ cdef bint finish_direct(const Softmax* t, Rows* r) noexcept nogil:
         r.z[i] = 0.0
         r.peak[i] = r.label[i] if r.logit[i] >= r.top[i] else r.top_at[i]
         r.rest_of_peak[i] = r.rest[i] if r.logit[i] >= r.top[i] else r.others[i] + label_term[i]
+        r.rest_of_peak_low[i] = 0.0
+        r.peak_term[i] = label_term[i] if r.logit[i] >= r.top[i] else top_term[i]
+        r.peak_low[i] = 0.0
     return not far
 
 
@@ -261,6 +275,7 @@ cdef void finish(const Softmax* t, Rows* r) noexcept nogil:
     cdef double e_low[LANES]
     cdef double v[LANES]
     cdef double v_low[LANES]
+    cdef double rest_lows[LANES]
     cdef double others, gap, near, near_low, below, below_low, rest, rest_low, q, ratio, hard, coefficient
     cdef bint labelled = t.kind == CROSS_ENTROPY and not t.soft
     cdef double with_label = 1.0 if labelled else 0.0
@@ -279,7 +294,7 @@ cdef void finish(const Softmax* t, Rows* r) noexcept nogil:
         below_low = top_low[i] if gap < 1.0 else e_low[i]
         rest = others + below
         q = rest - others
-        rest_low = (others - (rest - q)) + (below - q) + below_low
+        rest_low = (others - (rest - q)) + (below - q) + (below_low + r.others_low[i])
         r.total[i] = rest + near
         q = r.total[i] - near
         r.total_low[i] = (near - (r.total[i] - q)) + (rest - q) + (rest_low + near_low)
@@ -287,8 +302,18 @@ cdef void finish(const Softmax* t, Rows* r) noexcept nogil:
         v[i] = q
         v_low[i] = (fma(-q, near, rest) + rest_low - q * near_low) / near
         # S - E_y and S - E_m, two of the three terms each.
-        r.rest[i] = others + with_label * top[i]
-        r.rest_of_peak[i] = others + (e[i] if gap > 0.0 else top[i])
+        rest = others + with_label * top[i]
+        q = rest - others
+        r.rest[i] = rest
+        rest_lows[i] = (others - (rest - q)) + (with_label * top[i] - q) + (with_label * top_low[i] + r.others_low[i])
+        r.peak_term[i] = top[i] if gap > 0.0 else e[i]
+        r.peak_low[i] = top_low[i] if gap > 0.0 else e_low[i]
+        below = e[i] if gap > 0.0 else top[i]
+        below_low = e_low[i] if gap > 0.0 else top_low[i]
+        rest = others + below
+        q = rest - others
+        r.rest_of_peak[i] = rest
+        r.rest_of_peak_low[i] = (others - (rest - q)) + (below - q) + (below_low + r.others_low[i])
     for i in range(LANES):
         v[i] = log1p_of_two(v[i], v_low[i])
     for i in range(LANES):
@@ -308,7 +333,7 @@ cdef void finish(const Softmax* t, Rows* r) noexcept nogil:
             r.p_factor[i] = coefficient
             r.q_factor[i] = 0.0
             ratio = r.rest[i] / r.total[i]
-            ratio = ratio + (fma(-ratio, r.total[i], r.rest[i]) - ratio * r.total_low[i]) / r.total[i]
+            ratio = ratio + (fma(-ratio, r.total[i], r.rest[i]) + rest_lows[i] - ratio * r.total_low[i]) / r.total[i]
             r.special[i] = -coefficient * ratio
     else:
         finish_options(t, r)
@@ -394,6 +419,7 @@ cdef void read_row_options(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Row
         r.base[i] = 0.0
         r.scale[i] = 0.0
         r.others[i] = 0.0
+        r.others_low[i] = 0.0
         r.logit[i] = -INFINITY
         r.class_weight[i] = 1.0
         r.sample[i] = 1.0
@@ -496,8 +522,9 @@ cdef void scan_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_s
     cdef double products[CHUNK]
     cdef Py_ssize_t chunks = (n + CHUNK - 1) // CHUNK
     cdef Py_ssize_t part, at, m, i, top_at
+    cdef Py_ssize_t second_at = -1
     cdef double reference
-    cdef real top
+    cdef real top, second
     label = label - column if column <= label < column + n else -1
 
     if real is float and FL_CONVERTS and (t.code == F16 or t.code == BF16) and n % LANES == 0:
@@ -510,19 +537,29 @@ cdef void scan_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_s
         find_top_float(x, n, label, halves, t.code == F16, buffer, &top, &top_at)
     else:
         find_top_double(x, n, label, &top, &top_at)
+    if t.kind == LOG_SOFTMAX and top_at >= 0:
+        # log p of the top is a sum that the second may be most of: it, too, is added with more digits.
+        if real is float:
+            find_top_float(x, n, top_at, NULL, False, NULL, &second, &second_at)
+        else:
+            find_top_double(x, n, top_at, &second, &second_at)
     out.top = top
     out.top_at = column + top_at if top_at >= 0 else -1
     out.maximum = x[label] if label >= 0 and x[label] > top else top
     out.shift = shift_of(out.maximum, <real>0)
     memset(&out.others, 0, sizeof(Sum))
     if real is float:
-        add(&out.others, exp_sum(x, n, label, top_at, &out.shift))
+        add(&out.others, exp_sum(x, n, second_at if label < 0 else label, top_at, &out.shift))
     else:
-        exp_sum_double(x, n, label, top_at, &out.shift, e, &out.others)
+        exp_sum_double(x, n, second_at if label < 0 else label, top_at, &out.shift, e, &out.others)
         if e != NULL and top_at >= 0:
             e[top_at] = exp_in_unit(out, top)
+            e[KEPT + top_at] = low_in_unit(out, top)
         if e != NULL and label >= 0:
             e[label] = exp_in_unit(out, x[label])
+            e[KEPT + label] = low_in_unit(out, x[label])
+    if t.kind == LOG_SOFTMAX and second_at >= 0:
+        add_term(out, 1.0, out, second)
 
     out.q_sum = 0.0
     out.q_gap = 0.0
@@ -549,6 +586,17 @@ cdef inline double exp_in_unit(const RowScan* a, double x) noexcept nogil:
     return exp_shifted(x, a.shift.base, magic_of(a.shift.scale, <double>0), floor_of(a.shift.scale, <double>0))
 
 
+cdef inline double low_in_unit(const RowScan* a, double x) noexcept nogil:
+    """What exp_in_unit has rounded away last."""
+    return exp_shifted_low(x, a.shift.base, magic_of(a.shift.scale, <double>0), floor_of(a.shift.scale, <double>0))
+
+
+cdef inline void add_term(RowScan* to, double factor, const RowScan* of, double x) noexcept nogil:
+    """Add factor e^x, in the unit of `of`, to the others, with more digits than their sum had for it."""
+    add(&to.others, factor * exp_in_unit(of, x))
+    to.others.low += factor * low_in_unit(of, x)
+
+
 cdef void merge(RowScan* a, RowScan* b) noexcept nogil:
     """a becomes the scan of a's columns followed by b's; b is spoilt. The first top wins ties."""
     cdef bint second = b.maximum > a.maximum
@@ -557,7 +605,7 @@ cdef void merge(RowScan* a, RowScan* b) noexcept nogil:
     cdef RowScan* beaten = a if b.top > a.top else b
     cdef double top = max_of(a.top, b.top)
     cdef Py_ssize_t top_at = b.top_at if b.top > a.top else a.top_at
-    cdef double factor, term
+    cdef double factor
     if loser.maximum == -INFINITY:
         factor = 1.0      # its sum is 0, or nan, in any unit
     elif winner.shift.base == 0.0 and loser.shift.base == 0.0:
@@ -566,10 +614,10 @@ cdef void merge(RowScan* a, RowScan* b) noexcept nogil:
         factor = (exp_in_unit(winner, winner.maximum) / exp_in_unit(loser, loser.maximum)
                   * exp_shifted(loser.maximum - winner.maximum, <double>0.0, magic_of(0.0, <double>0),
                                 floor_of(0.0, <double>0)))
-    term = exp_in_unit(beaten, beaten.top) if beaten.top > -INFINITY else 0.0
     add(&winner.others, factor * loser.others.high)
     winner.others.low += factor * loser.others.low
-    add(&winner.others, factor * term if beaten == loser else term)
+    if beaten.top > -INFINITY:
+        add_term(winner, factor if beaten == loser else 1.0, beaten, beaten.top)
     winner.top = top
     winner.top_at = top_at
     winner.q_gap += loser.q_gap + times(loser.q_sum, winner.reference - loser.reference)
@@ -625,6 +673,7 @@ cdef void keep_scan(const Softmax* t, Py_ssize_t row, const RowScan* scan, Rows*
     r.top[lane] = scan.top
     r.top_at[lane] = scan.top_at
     r.others[lane] = value_of(&scan.others)
+    r.others_low[lane] = (scan.others.high - r.others[lane]) + scan.others.low
     r.q_sum[lane] = scan.q_sum
     r.q_gap[lane] = scan.q_gap
     r.logit[lane] = load_one(t.logits, t.code, row * t.classes + label) if label >= 0 else -INFINITY
@@ -756,7 +805,7 @@ cdef void write_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
     leftover = leftover if isfinite(leftover) else 0.0
     if real is double and e != NULL and isfinite(factor):
         for i in range(n):
-            g[i] = fma(e[column + i], factor, e[column + i] * leftover)
+            g[i] = fma(e[column + i], factor, fma(e[column + i], leftover, e[KEPT + column + i] * factor))
     elif real is float and set_scaled_exp(&scaled, factor, r.base[lane], r.scale[lane]):
         write_scaled_exp(<const float*>x, n, &scaled, <float*>g, NULL, 0.0, False)
     elif real is double and set_scaled_double_exp(&wide, factor, leftover, r.base[lane], r.scale[lane]):
@@ -775,7 +824,8 @@ cdef void write_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
             inverse_low = inverse_low if isfinite(inverse_low) else 0.0
             for i in range(n):
                 p = e[column + i] * inverse
-                h[i] = hessian_entry(e[column + i], 0.0, inverse, inverse_low, p_factor) + pp_factor * p * p
+                h[i] = (hessian_entry(e[column + i], e[KEPT + column + i], inverse, inverse_low, p_factor)
+                        + pp_factor * p * p)
         else:
             # p in h, from a table of its own.
             write_probabilities(x, n, r, lane, h)
@@ -809,16 +859,15 @@ cdef inline double hessian_at_peak(const Rows* r, int lane) noexcept nogil:
     """A p (1 - p) + B p^2 at the largest logit, with p = E / S, 1 - p = T / S and S = E + T: no cancellation
     where p is near 1.
 
-    E T / S^2 carries the rounding errors of sum, product and square, so that it adds half an ulp to those of E and T.
+    E T / S^2 carries the rounding errors of sum, product and square.
     """
-    cdef double e = exp_shifted(r.maximum[lane], r.base[lane], magic_of(r.scale[lane], <double>0),
-                                floor_of(r.scale[lane], <double>0))
+    cdef double e = r.peak_term[lane]
     cdef double rest = r.rest_of_peak[lane]
     cdef double s = e + rest
     cdef double back = s - e
-    cdef double s_low = (e - (s - back)) + (rest - back)
+    cdef double s_low = (e - (s - back)) + (rest - back) + (r.peak_low[lane] + r.rest_of_peak_low[lane])
     cdef double product = e * rest
-    cdef double product_low = fma(e, rest, -product)
+    cdef double product_low = fma(e, rest, -product) + fma(e, r.rest_of_peak_low[lane], rest * r.peak_low[lane])
     cdef double square = s * s
     cdef double square_low = fma(s, s, -square) + 2.0 * s * s_low
     cdef double q = product / square
@@ -873,7 +922,7 @@ cdef void softmax_block(Softmax* t, Py_ssize_t block, real tag) noexcept nogil:
     cdef Py_ssize_t last = min(first + t.block_rows, t.rows)
     # A group's rows stay in cache between scanning and writing.
     cdef Py_ssize_t group = LANES if t.classes <= COLUMNS or t.inner > 1 else 1
-    cdef double kept[COLUMNS]
+    cdef double kept[8192]       # 2 KEPT
     cdef double* e = NULL
     cdef double losses[LANES]
     cdef double z_losses[LANES]
@@ -889,11 +938,11 @@ cdef void softmax_block(Softmax* t, Py_ssize_t block, real tag) noexcept nogil:
     memset(&total, 0, sizeof(LaneSums))
     memset(&z_total, 0, sizeof(LaneSums))
     clear_product(&product)
-    if (real is double and not side_by_side and t.classes <= COLUMNS and t.kind != LOG_SOFTMAX
+    if (real is double and not side_by_side and t.classes <= KEPT and t.kind != LOG_SOFTMAX
             and (t.grad != NULL or t.hess != NULL)):
         # As many rows as their exponentials, which cost more than all the rest, find room in the first-level cache.
         e = kept
-        while group * t.classes > COLUMNS:
+        while group * t.classes > KEPT:
             group //= 2
     while first < last:
         n = min(group, last - first)

@@ -416,7 +416,7 @@ cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Product*
         rest[i] = rest[i] + <double>lanes[i]
     vf_store(lanes, s.smallest)
     columns[0] = exp_with_low(vf_max(k.floor, s.logit), &k, &lost)
-    set_label_terms(columns[0], lost, label_term)
+    set_terms(columns[0], lost, label_term)
     for i in range(LANES):
         large |= not (lanes[i] >= <float>-30.0)
     if large:
@@ -587,6 +587,13 @@ cdef void scan_lanes(const Softmax* t, const Tile* tile, const float* rows, Py_s
                         other_lows[i] = other_lows[i] + ((others[i] - (s - back)) + (term - back))
                     others[i] = s
                 number += 1.0
+            if real is double and t.kind == LOG_SOFTMAX:
+                # log p of the top is a sum that one term may be most of.
+                number = 0.0
+                for c in range(m):
+                    for i in range(LANES):
+                        other_lows[i] = other_lows[i] + (0.0 if without_too[i] == number else low[c * LANES + i])
+                    number += 1.0
         if mixing:
             gather_weights(t, tile, at, m, q, e)
             for c in range(m):
@@ -598,6 +605,7 @@ cdef void scan_lanes(const Softmax* t, const Tile* tile, const float* rows, Py_s
         r.q_sum[i] = q_sum.high[i] + q_sum.low[i]
         r.rest[i] = sums[i] + <double>lows[i]
         r.others[i] = others[i] + other_lows[i]
+        r.others_low[i] = (others[i] - r.others[i]) + other_lows[i]
     if t.kind == LOGSUMEXP:
         for i in range(tile.lanes):
             if r.maximum[i] == INFINITY and row_has_nan(t, first + i):
@@ -644,6 +652,9 @@ cdef inline void take_lane(Rows* r, const Rows* other, int i) noexcept nogil:
     r.total_low[i] = other.total_low[i]
     r.log_total[i] = other.log_total[i]
     r.rest_of_peak[i] = other.rest_of_peak[i]
+    r.rest_of_peak_low[i] = other.rest_of_peak_low[i]
+    r.peak_term[i] = other.peak_term[i]
+    r.peak_low[i] = other.peak_low[i]
     r.loss[i] = other.loss[i]
     r.p_factor[i] = other.p_factor[i]
     r.q_factor[i] = other.q_factor[i]

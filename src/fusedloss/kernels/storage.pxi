@@ -252,8 +252,8 @@ cdef extern from *:
     void fl_fence() noexcept nogil
 
 cdef inline Py_ssize_t halves_from_vectors(const float* chunk, Py_ssize_t n, uint16_t* half) noexcept nogil:
-    """How many of n items it has converted, as half_from_float does: whole vectors, where the machine has an instruction
-    for it."""
+    """How many of n items it has converted, as half_from_float does: whole vectors, where the machine has an
+    instruction for it."""
     cdef Py_ssize_t i = 0
     cdef vf v
     while FL_CONVERTS and i + LANES <= n:

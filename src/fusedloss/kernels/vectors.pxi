@@ -150,7 +150,8 @@ cdef inline vf from_16_bits(const uint16_t* source, bint half) noexcept nogil:
 
 
 cdef inline vf largest_of_part(const float* x, const uint16_t* source, bint half, float* converted) noexcept nogil:
-    """The largest of SEARCHED numbers in each lane: of x, or of 16-bit numbers, unless `source` is NULL, OUT converted."""
+    """The largest of SEARCHED numbers in each lane: of x, or of 16-bit numbers, unless `source` is NULL, OUT
+    converted."""
     cdef vf best[4]
     cdef vf v
     cdef int i, k
@@ -418,12 +419,12 @@ cdef inline void add_vector(vd* high, vd* low, vd value) noexcept nogil:
 cdef void exp_sum_double(const double* x, Py_ssize_t n, Py_ssize_t left_a, Py_ssize_t left_b, const Shift* shift,
                          double* e, Sum* total) noexcept nogil:
     """Add e^(x - base) / 2^scale over x[0:n] without x[left_a] and x[left_b] (-1: none), keeping the rounding error
-    of each addition; OUT e[0:n] these, 0 for what is left out, unless it is NULL. What lies COLUMNS further on is
-    fetched meanwhile."""
+    of each addition; OUT e[0:n] these, and KEPT further on what their last roundings have lost, unless it is NULL.
+    What lies COLUMNS further on is fetched meanwhile."""
     cdef vd base = vd_set(shift.base)
     cdef DoubleExp exponents = double_exp(shift.scale)
     cdef vd high_0 = vd_set(0.0), high_1 = vd_set(0.0), low_0 = vd_set(0.0), low_1 = vd_set(0.0)
-    cdef vd a, b
+    cdef vd a, b, a_low, b_low
     cdef double around[LANES]
     cdef double highs[8]
     cdef double lows[8]
@@ -438,12 +439,14 @@ cdef void exp_sum_double(const double* x, Py_ssize_t n, Py_ssize_t left_a, Py_ss
                 around[k] = x[i + k] if k < n - i and i + k != left_a and i + k != left_b else -INFINITY
             a = vd_sub(vd_load(around), base)
             b = vd_sub(vd_load(around + 8), base)
-            exp_vectors(&a, &b, &exponents)
+            exp_vectors_low(&a, &b, &a_low, &b_low, &exponents)
             add_vector(&high_0, &low_0, a)
             add_vector(&high_1, &low_1, b)
             if e != NULL:
                 vd_store_part(e + i, a, n - i)
                 vd_store_part(e + i + 8, b, n - i - 8)
+                vd_store_part(e + KEPT + i, a_low, n - i)
+                vd_store_part(e + KEPT + i + 8, b_low, n - i - 8)
             i += LANES
             continue
         stop = next_stop(i, at_a, at_b, full)
@@ -452,12 +455,16 @@ cdef void exp_sum_double(const double* x, Py_ssize_t n, Py_ssize_t left_a, Py_ss
             fl_prefetch(x + i + COLUMNS + 8)
             a = vd_sub(vd_load(x + i), base)
             b = vd_sub(vd_load(x + i + 8), base)
-            exp_vectors(&a, &b, &exponents)
-            add_vector(&high_0, &low_0, a)
-            add_vector(&high_1, &low_1, b)
-            if e != NULL:
+            if e == NULL:
+                exp_vectors(&a, &b, &exponents)
+            else:
+                exp_vectors_low(&a, &b, &a_low, &b_low, &exponents)
                 vd_store(e + i, a)
                 vd_store(e + i + 8, b)
+                vd_store(e + KEPT + i, a_low)
+                vd_store(e + KEPT + i + 8, b_low)
+            add_vector(&high_0, &low_0, a)
+            add_vector(&high_1, &low_1, b)
             i += LANES
     add_vector(&high_0, &low_0, high_1)
     vd_store(highs, high_0)

@@ -110,7 +110,7 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
     cdef Py_ssize_t i
     if BOOL < t.target.code < F16 and beyond_one(&t.target, first, n):
         bad[0] = 1
-    exp_of_minus_size(x, n, e, y)
+    exp_of_minus_size(x, n, e)
     if t.weight.data == NULL and t.pos_weight.data == NULL and isfinite(f.high):
         if t.sums != NULL:
             if real is float:
@@ -428,7 +428,7 @@ cdef inline void function_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t
         functions(SOFTPLUS_OF if t.kind == SOFTPLUS else LOG_SIGMOID_OF, x, n, out, direct and t.stream)
     else:
         direct = False
-        exp_of_minus_size(x, n, e, x)
+        exp_of_minus_size(x, n, e)
         if t.kind == SOFTPLUS:
             for i in range(n):
                 v[i] = plus_log1p(x[i] if x[i] > <real>0.0 else <real>0.0, e[i])

@@ -490,9 +490,9 @@ cdef inline Py_ssize_t until_line(const void* p, Py_ssize_t size) noexcept nogil
     return <Py_ssize_t>(((64 - (<size_t>p & 63)) & 63) // <size_t>size)
 
 
-cdef inline void exp_of_minus_size(const real* x, Py_ssize_t n, real* e, const real* other) noexcept nogil:
-    """OUT e = e^-|x| of n items; e has room for whole vectors, and is 0 beyond the end. What lies CHUNK further on in x
-    and in `other` is fetched meanwhile."""
+cdef inline void exp_of_minus_size(const real* x, Py_ssize_t n, real* e) noexcept nogil:
+    """OUT e = e^-|x| of n items; e has room for whole vectors, and is 0 beyond the end. What lies CHUNK further on is
+    fetched meanwhile; targets are fetched by the loops after it, so that requests to memory are spread."""
     cdef Exponents table
     cdef DoubleExp doubles
     cdef vd a, b
@@ -502,7 +502,6 @@ cdef inline void exp_of_minus_size(const real* x, Py_ssize_t n, real* e, const r
         for k in range(n // LANES):
             i = k * LANES
             fl_prefetch(x + i + CHUNK)
-            fl_prefetch(other + i + CHUNK)
             vf_store(e + i, exp_below_zero(vf_neg_abs(vf_load(x + i)), &table))
         if n % LANES:
             i = n - n % LANES
@@ -514,8 +513,6 @@ cdef inline void exp_of_minus_size(const real* x, Py_ssize_t n, real* e, const r
             i = k * LANES
             fl_prefetch(x + i + CHUNK)
             fl_prefetch(x + i + CHUNK + 8)
-            fl_prefetch(other + i + CHUNK)
-            fl_prefetch(other + i + CHUNK + 8)
             a = vd_load(x + i) if n - i >= 8 else vd_load_part(x + i, n - i, INFINITY)
             b = vd_load(x + i + 8) if n - i >= LANES else vd_load_part(x + i + 8, n - i - 8, INFINITY)
             a = vd_neg_abs(a)
@@ -562,7 +559,7 @@ cdef inline void functions(Function which, const real* x, Py_ssize_t n, real* ou
     cdef Py_ssize_t width = 64 // <Py_ssize_t>sizeof(real)
     cdef Py_ssize_t i = 0
     cdef Py_ssize_t m
-    exp_of_minus_size(x, n, e, x)
+    exp_of_minus_size(x, n, e)
     while i < n:
         m = min(width, head - i if i < head else n - i)
         if m == width:
@@ -645,6 +642,10 @@ cdef double add_binary_losses(const float* x, const float* t, const float* e, Py
     cdef double total
     for k in range(full // WIDE):
         i = k * WIDE
+        fl_prefetch(t + i + CHUNK)
+        fl_prefetch(t + i + CHUNK + LANES)
+        fl_prefetch(t + i + CHUNK + 2 * LANES)
+        fl_prefetch(t + i + CHUNK + 3 * LANES)
         add_pair(vf_load(e + i), vf_load(e + i + LANES), &p_0, &p_1)
         add_pair(vf_load(e + i + 2 * LANES), vf_load(e + i + 3 * LANES), &p_2, &p_3)
         four = vf_add(
@@ -816,6 +817,7 @@ cdef void write_derivatives(const real* x, const real* t, const real* e, Py_ssiz
     while i < n:
         m = min(width, head - i if i < head else n - i)
         e_at = e + i if e != NULL else NULL
+        fl_prefetch(t + i + CHUNK)
         if m == width and finite:
             derivatives_at(x + i, t + i, e_at, width, high, low, True, grad + i, hess + i if hess != NULL else NULL,
                            stream, both)
@@ -846,6 +848,10 @@ cdef void add_binary_losses_double(const double* x, const double* t, const doubl
     cdef Py_ssize_t i, k
     for k in range(full // 32):
         i = k * 32
+        fl_prefetch(t + i + CHUNK)
+        fl_prefetch(t + i + CHUNK + 8)
+        fl_prefetch(t + i + CHUNK + 16)
+        fl_prefetch(t + i + CHUNK + 24)
         add_factor(&p_0, &q_0, vd_load(e + i))
         add_factor(&p_1, &q_1, vd_load(e + i + 8))
         add_factor(&p_2, &q_2, vd_load(e + i + 16))
@@ -882,8 +888,8 @@ cdef void add_binary_losses_double(const double* x, const double* t, const doubl
     products.low[3] = q_3
 
 
-# Probabilities and labels 0 and 1: the sum of the losses is the logarithm of a product of p and 1 - p. Factors may be as
-# small as e^-100, so that the product gives up its exponent after every four.
+# Probabilities and labels 0 and 1: the sum of the losses is the logarithm of a product of p and 1 - p. Factors may be
+# as small as e^-100, so that the product gives up its exponent after every four.
 
 cdef struct Likelihood:
     vd high[2]            # the product as significands in 16 lanes, from sqrt(1/2) to sqrt(2),

@@ -107,6 +107,7 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
     cdef Factor f = reciprocal(1.0, t.divisor)
     cdef real high, low, numerator, up, down
     cdef double wide
+    cdef bint finite = False      # with targets that are not, the sum is not either
     cdef Py_ssize_t i
     if BOOL < t.target.code < F16 and beyond_one(&t.target, first, n):
         bad[0] = 1
@@ -114,7 +115,9 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
     if t.weight.data == NULL and t.pos_weight.data == NULL and isfinite(f.high):
         if t.sums != NULL:
             if real is float:
-                add(total, add_binary_losses(x, y, e, n, products, False))
+                wide = add_binary_losses(x, y, e, n, products, False)
+                add(total, wide)
+                finite = isfinite(wide)
             else:
                 add_binary_losses_double(x, y, e, n, products, False, total)
         if t.values != NULL:
@@ -125,10 +128,10 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
         high = <real>f.high
         low = <real>(f.low if real is double else f.high - <double>high)
         if t.code == F32 or real is double:
-            write_derivatives(x, y, e, n, high, low, <real*>t.grad + first,
+            write_derivatives(x, y, e, n, high, low, finite, <real*>t.grad + first,
                               <real*>t.hess + first if t.hess != NULL else NULL, t.stream)
             return
-        write_derivatives(x, y, e, n, high, low, a, h if t.hess != NULL else NULL, False)
+        write_derivatives(x, y, e, n, high, low, finite, a, h if t.hess != NULL else NULL, False)
         store(t.grad, t.code, first, n, a, t.stream)
         if t.hess != NULL:
             store(t.hess, t.code, first, n, h, t.stream)
@@ -275,10 +278,10 @@ cdef inline void bce_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, S
         high = <real>f.high
         low = <real>(f.low if real is double else f.high - <double>high)
         if t.code == F32 or real is double:
-            write_derivatives(x, y, <const real*>NULL, n, high, low, <real*>t.grad + first,
+            write_derivatives(x, y, <const real*>NULL, n, high, low, True, <real*>t.grad + first,
                               <real*>t.hess + first if t.hess != NULL else NULL, t.stream)
             return
-        write_derivatives(x, y, <const real*>NULL, n, high, low, out, <real*>h if t.hess != NULL else NULL, False)
+        write_derivatives(x, y, <const real*>NULL, n, high, low, True, out, <real*>h if t.hess != NULL else NULL, False)
     elif real is float:
         # One division for 1/p and 1/q; float64 has digits to spare.
         for i in range(n):

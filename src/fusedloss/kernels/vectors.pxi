@@ -715,13 +715,14 @@ cdef inline bint all_finite(const real* t, Py_ssize_t n) noexcept nogil:
     return total - total == 0.0
 
 
-cdef inline void binary_derivatives(vector x, vector t, vector e, vector high, vector low, bint finite, bint second,
-                                    vector* g, vector* h) noexcept nogil:
+cdef inline void binary_derivatives(vector x, vector t, vector e, vector high, vector low, vector inverse, bint finite,
+                                    bint second, vector* g, vector* h) noexcept nogil:
     """Gradient and Hessian with the factor high + low:
     g = (1 - t - t e) / (1 + e) for x >= 0, ((1 - t) e - t) / (1 + e) below: no cancellation for hard t;
     h = e / (1 + e)^2.
 
-    One division for both: s (1 + lacking) is 1 / (1 + e), f + f_low the same with the factor, p + p_low = e / (1 + e).
+    One division for both: f + lost is the factor over 1 + e, s (1 + lacking) is 1 / (1 + e), p + p_low = e / (1 + e).
+    `inverse` is 1 over the factor, or nearly.
     """
     cdef vector one = v_same(1.0, x)
     cdef vector zero = v_same(0.0, x)
@@ -730,18 +731,18 @@ cdef inline void binary_derivatives(vector x, vector t, vector e, vector high, v
     cdef vector numerator = v_times_plus(v_if_negative(x, other, negative), e, v_if_negative(x, negative, other))
     cdef vector d = v_plus(one, e)
     cdef vector rest = v_minus(e, v_minus(d, one))
-    cdef vector s = v_over(one, d)
-    cdef vector lacking = v_less_times(s, rest, v_less_times(s, d, one))
-    cdef vector f = v_times(s, high)
-    cdef vector f_low = v_times_plus(f, lacking, v_times_plus(s, low, v_times_minus(s, high, f)))
-    cdef vector p, p_low
-    g[0] = v_times_plus(numerator, f, v_times(numerator, f_low))
+    cdef vector f = v_over(high, d)
+    cdef vector s = v_times(f, inverse)
+    cdef vector lost = v_times(s, v_less_times(f, rest, v_plus(v_less_times(f, d, high), low)))
+    cdef vector lacking, p, p_low
+    g[0] = v_times_plus(numerator, f, v_times(numerator, lost))
     if not finite:
         g[0] = v_if_equal(v_minus(numerator, numerator), zero, g[0], v_times(numerator, f))
     if second:
+        lacking = v_less_times(s, rest, v_less_times(s, d, one))
         p = v_times(e, s)
         p_low = v_times_plus(p, lacking, v_times_minus(e, s, p))
-        h[0] = v_times_plus(p, f, v_times_plus(p, f_low, v_times(p_low, f)))
+        h[0] = v_times_plus(p, f, v_times_plus(p, lost, v_times(p_low, f)))
         if not finite:
             h[0] = v_times_plus(t, zero, h[0])       # nan where t is
 
@@ -778,11 +779,12 @@ cdef inline void derivatives_at(const real* x, const real* t, const real* e, Py_
             probability_derivatives(load_first(x, m), load_first(t, m), vf_set(high), vf_set(low), hess != NULL,
                                     &g, &h)
         elif m >= LANES:
-            binary_derivatives(vf_load(x), vf_load(t), vf_load(e), vf_set(high), vf_set(low), finite, hess != NULL,
-                               &g, &h)
+            binary_derivatives(vf_load(x), vf_load(t), vf_load(e), vf_set(high), vf_set(low),
+                               vf_set(<real>1.0 / high), finite, hess != NULL, &g, &h)
         else:
             binary_derivatives(vf_load_part(x, m, 0.0), vf_load_part(t, m, 0.0), vf_load_part(e, m, 0.0),
-                               vf_set(high), vf_set(low), finite, hess != NULL, &g, &h)
+                               vf_set(high), vf_set(low), vf_set(<real>1.0 / high), finite, hess != NULL,
+                               &g, &h)
         write_vector(grad, g, m, stream)
         if hess != NULL:
             write_vector(hess, h, m, stream_hess)
@@ -792,21 +794,21 @@ cdef inline void derivatives_at(const real* x, const real* t, const real* e, Py_
                                     vd_load(t) if m >= 8 else vd_load_part(t, m, 0.0),
                                     vd_set(high), vd_set(low), hess != NULL, &a, &b)
         elif m >= 8:
-            binary_derivatives(vd_load(x), vd_load(t), vd_load(e), vd_set(high), vd_set(low), finite, hess != NULL,
-                               &a, &b)
+            binary_derivatives(vd_load(x), vd_load(t), vd_load(e), vd_set(high), vd_set(low),
+                               vd_set(<real>1.0 / high), finite, hess != NULL, &a, &b)
         else:
             binary_derivatives(vd_load_part(x, m, 0.0), vd_load_part(t, m, 0.0), vd_load_part(e, m, 0.0),
-                               vd_set(high), vd_set(low), finite, hess != NULL, &a, &b)
+                               vd_set(high), vd_set(low), vd_set(<real>1.0 / high), finite, hess != NULL,
+                               &a, &b)
         write_vector(grad, a, m, stream)
         if hess != NULL:
             write_vector(hess, b, m, stream_hess)
 
 
 cdef void write_derivatives(const real* x, const real* t, const real* e, Py_ssize_t n, real high, real low,
-                            real* grad, real* hess, bint stream) noexcept nogil:
+                            bint finite, real* grad, real* hess, bint stream) noexcept nogil:
     """OUT grad and hess, which may be NULL, of n <= CHUNK items; one of them may be x. Past the caches if `stream`.
-    x are logits; or, if e is NULL, probabilities, and t nothing but 0 and 1."""
-    cdef bint finite = e == NULL or all_finite(t, n)
+    x are logits; or, if e is NULL, probabilities, and t nothing but 0 and 1. `finite`: all targets are, for certain."""
     # Where the lines of the two outputs begin at different items, the second goes through the caches.
     cdef bint both = stream and (<size_t>grad & 63) == (<size_t>hess & 63)
     cdef Py_ssize_t head = min(n, until_line(grad, sizeof(real))) if stream else 0
@@ -814,6 +816,7 @@ cdef void write_derivatives(const real* x, const real* t, const real* e, Py_ssiz
     cdef Py_ssize_t i = 0
     cdef Py_ssize_t m
     cdef const real* e_at
+    finite = finite or e == NULL or all_finite(t, n)
     while i < n:
         m = min(width, head - i if i < head else n - i)
         e_at = e + i if e != NULL else NULL

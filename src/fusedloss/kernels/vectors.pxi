@@ -633,11 +633,11 @@ cdef double add_binary_losses(const float* x, const float* t, const float* e, Py
     converted: pairs of factors are multiplied, and four terms added, in float32.
 
     Masks cost a comparison for each item, and only infinities need them: where the sum is not finite it is made again
-    with masks."""
+    with masks, and without sums in float32, which overflow near its largest number."""
     cdef vd sum_0 = vd_set(0.0), sum_1 = vd_set(0.0)
     cdef vd p_0 = products.high[0], p_1 = products.high[1], p_2 = products.high[2], p_3 = products.high[3]
     cdef vf four
-    cdef Py_ssize_t full = n - n % WIDE
+    cdef Py_ssize_t full = 0 if masked else n - n % WIDE
     cdef Py_ssize_t i, k
     cdef double total
     for k in range(full // WIDE):
@@ -659,7 +659,10 @@ cdef double add_binary_losses(const float* x, const float* t, const float* e, Py
         # Beyond the end 0 |0| is added, and e is 0.
         i = full + k * LANES
         four = minus_wrong(vf_load_part(x + i, n - i, 0.0), vf_load_part(t + i, n - i, 0.0), masked)
-        add_pair(vf_load(e + i), vf_set(0.0), &p_0, &p_1)
+        if k % 2 == 0:
+            add_pair(vf_load(e + i), vf_set(0.0), &p_0, &p_1)
+        else:
+            add_pair(vf_load(e + i), vf_set(0.0), &p_2, &p_3)
         sum_0 = vd_sub(sum_0, vd_low(four))
         sum_1 = vd_sub(sum_1, vd_high(four))
     total = fold_vectors(sum_0, sum_1)

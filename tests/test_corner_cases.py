@@ -486,6 +486,12 @@ PROBABILITIES_AND_SQUARES = [
         {"none": [NAN, NAN, math.log(2)], "mean": NAN, "sum": NAN, "grad": [NAN, NAN, -2]},
     ),
     Corner(
+        "nan that happened",
+        PROBS, [NAN, 0.5, NAN], [1, 0, 0], {},
+        {"none": [NAN, math.log(2), NAN], "mean": NAN, "grad": [NAN, 2, NAN],
+         "hess": [NAN, 4, NAN]},
+    ),
+    Corner(
         "nan beside integer targets",
         PROBS, [NAN, 0.5], [0, 1], {},
         {"none": [NAN, math.log(2)], "mean": NAN, "grad": [NAN, -2], "hess": [NAN, 4]},

@@ -186,13 +186,19 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
 # ---------------------------------------------------------------- binary cross-entropy from probabilities
 
 cdef void clamped_logs(double* u, double* c, Py_ssize_t n) noexcept nogil:
-    """OUT u = max(log(u) + c, -100); the smallest u that matters is e^-100 = 3.7e-44. nan stays nan."""
-    cdef double safe, y
-    cdef Py_ssize_t i
-    for i in range(n):
-        safe = 1e-45 if u[i] < 1e-45 else u[i]
-        y = log_plus(safe, c[i])
-        u[i] = -100.0 if y < -100.0 else y
+    """OUT u = max(log(u) + c, -100), for whole vectors; the smallest u that matters is e^-100. nan
+    must be in c too."""
+    cdef vd least = vd_set(1e-45)
+    cdef vd floor = vd_set(-100.0)
+    cdef vd a, b
+    cdef Py_ssize_t i, k
+    for k in range((n + LANES - 1) // LANES):
+        i = k * LANES
+        a = vd_max(least, vd_load(u + i))
+        b = vd_max(least, vd_load(u + i + 8))
+        log_vectors(&a, &b, vd_load(c + i), vd_load(c + i + 8))
+        vd_store(u + i, vd_max(floor, a))
+        vd_store(u + i + 8, vd_max(floor, b))
 
 
 cdef inline void bce_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, Sum* total, Likelihood* products,
@@ -249,8 +255,8 @@ cdef inline void bce_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, S
         if hard:
             for i in range(n):
                 label = y[i]
+                lost[i] = v[i] - v[i] if label > 0.0 else lost[i]     # 0, or nan, which the logarithm does not see
                 v[i] = v[i] if label > 0.0 else w[i]
-                lost[i] = 0.0 if label > 0.0 else lost[i]
             clamped_logs(v, lost, n)
             for i in range(n):
                 v[i] = 0.0 - v[i]         # -0.0 would be a loss that prints with a sign
@@ -432,12 +438,13 @@ cdef inline void function_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t
     else:
         direct = False
         exp_of_minus_size(x, n, e)
+        log1p_of_units(e, n, e)
         if t.kind == SOFTPLUS:
             for i in range(n):
-                v[i] = plus_log1p(x[i] if x[i] > <real>0.0 else <real>0.0, e[i])
+                v[i] = (x[i] if x[i] > <real>0.0 else <real>0.0) + e[i]
         else:
             for i in range(n):
-                v[i] = -plus_log1p(-x[i] if x[i] < <real>0.0 else <real>0.0, e[i])
+                v[i] = -((-x[i] if x[i] < <real>0.0 else <real>0.0) + e[i])
     if direct:
         return
     store(t.values, t.code, first, n, v, t.stream)

@@ -522,6 +522,75 @@ cdef inline void exp_of_minus_size(const real* x, Py_ssize_t n, real* e) noexcep
             vd_store(e + i + 8, vd_mul(b, vd_set(5.421010862427522e-20)))
 
 
+cdef inline vd exponent_of(vd u) noexcept nogil:
+    """The exponent of u in the low bits, 1023 added, for a significand from sqrt(1/2) to sqrt(2): see log_plus."""
+    cdef vd root = vd_set(fl_double_bits(<uint64_t>0x3fe6a09e667f3bcd - (<uint64_t>0x3ff << 52)))
+    return vd_shift_right(vd_sub_bits(u, root), 52)
+
+
+cdef inline void log_vectors(vd* a, vd* b, vd c, vd d) noexcept nogil:
+    """log_plus of a and c, and of b and d, in place: the same bits. The operations alternate, since one chain of them
+    is longer than what a processor looks ahead."""
+    cdef vd one = vd_set(1.0)
+    cdef vd two = vd_set(2.0)
+    cdef vd k = exponent_of(a[0])
+    cdef vd m = exponent_of(b[0])
+    cdef vd f = vd_sub_bits(a[0], vd_shift_left(vd_sub_bits(k, vd_set(fl_double_bits(1023))), 52))
+    cdef vd g = vd_sub_bits(b[0], vd_shift_left(vd_sub_bits(m, vd_set(fl_double_bits(1023))), 52))
+    # The bits of 2^52 + n, for n < 2^52, are those of 2^52 and n.
+    k = vd_sub(vd_add_bits(k, vd_set(4503599627370496.0)), vd_set(4503599627370496.0 + 1023.0))
+    m = vd_sub(vd_add_bits(m, vd_set(4503599627370496.0)), vd_set(4503599627370496.0 + 1023.0))
+    f = vd_sub(f, one)
+    g = vd_sub(g, one)
+    cdef vd s = vd_div(f, vd_add(two, f))
+    cdef vd t = vd_div(g, vd_add(two, g))
+    cdef vd w = vd_mul(s, s)
+    cdef vd x = vd_mul(t, t)
+    cdef vd p = vd_fma(vd_set(FL_LOG_C8), w, vd_set(FL_LOG_C7))
+    cdef vd q = vd_fma(vd_set(FL_LOG_C8), x, vd_set(FL_LOG_C7))
+    p = vd_fma(p, w, vd_set(FL_LOG_C6))
+    q = vd_fma(q, x, vd_set(FL_LOG_C6))
+    p = vd_fma(p, w, vd_set(FL_LOG_C5))
+    q = vd_fma(q, x, vd_set(FL_LOG_C5))
+    p = vd_fma(p, w, vd_set(FL_LOG_C4))
+    q = vd_fma(q, x, vd_set(FL_LOG_C4))
+    p = vd_fma(p, w, vd_set(FL_LOG_C3))
+    q = vd_fma(q, x, vd_set(FL_LOG_C3))
+    p = vd_fma(p, w, vd_set(FL_LOG_C2))
+    q = vd_fma(q, x, vd_set(FL_LOG_C2))
+    p = vd_fma(p, w, vd_set(FL_LOG_C1))
+    q = vd_fma(q, x, vd_set(FL_LOG_C1))
+    cdef vd half = vd_mul(vd_mul(vd_set(0.5), f), f)
+    cdef vd other = vd_mul(vd_mul(vd_set(0.5), g), g)
+    p = vd_add(half, vd_mul(vd_mul(two, w), p))
+    q = vd_add(other, vd_mul(vd_mul(two, x), q))
+    p = vd_fma(s, p, vd_fma(k, vd_set(FL_LN2_SPLIT_LO), c))
+    q = vd_fma(t, q, vd_fma(m, vd_set(FL_LN2_SPLIT_LO), d))
+    a[0] = vd_fma(k, vd_set(FL_LN2_SPLIT_HI), vd_sub(f, vd_sub(half, p)))
+    b[0] = vd_fma(m, vd_set(FL_LN2_SPLIT_HI), vd_sub(g, vd_sub(other, q)))
+
+
+cdef void log1p_of_units(double* e, Py_ssize_t n, double* out) noexcept nogil:
+    """OUT log1p_accurate of 0 <= e <= 1, for whole vectors: the same bits. out may be e."""
+    cdef vd one = vd_set(1.0)
+    cdef vd a, b, u, v, c, d
+    cdef Py_ssize_t i, k
+    for k in range((n + LANES - 1) // LANES):
+        i = k * LANES
+        a = vd_load(e + i)
+        b = vd_load(e + i + 8)
+        u = vd_add(one, a)
+        v = vd_add(one, b)
+        c = vd_sub(u, one)
+        d = vd_sub(v, one)
+        c = vd_div(vd_add(vd_sub(one, vd_sub(u, c)), vd_sub(a, c)), u)
+        d = vd_div(vd_add(vd_sub(one, vd_sub(v, d)), vd_sub(b, d)), v)
+        log_vectors(&u, &v, c, d)
+        # nan stays
+        vd_store(out + i, vd_if_less(a, vd_set(INFINITY), u, a))
+        vd_store(out + i + 8, vd_if_less(b, vd_set(INFINITY), v, b))
+
+
 cdef enum Function:
     SIGMOID_OF
     SOFTPLUS_OF
@@ -692,10 +761,11 @@ cdef inline void binary_values(const real* x, const real* t, const real* e, Py_s
             i += LANES
             vf_store(values + i, vf_sub(w, minus_wrong(load_first(x + i, n - i), load_first(t + i, n - i), True)))
     else:
+        log1p_of_units(<double*>e, n, values)
         for i in range(n):
             wrong = t[i] if x[i] < 0.0 else 1.0 - t[i]
             wrong = 0.0 if wrong == 0.0 else wrong * (-x[i] if x[i] < 0.0 else x[i])
-            values[i] = wrong + log1p_unit(e[i])
+            values[i] = wrong + values[i]
 
 
 cdef inline bint all_finite(const real* t, Py_ssize_t n) noexcept nogil:
@@ -927,9 +997,7 @@ cdef inline void multiply_by(vd other, vd sum, vd* high, vd* low, vd* least) noe
 
 
 cdef inline void give_up_exponent(vd* high, vd* low, vd* exponents) noexcept nogil:
-    # As log_plus takes its argument apart.
-    cdef vd root = vd_set(fl_double_bits(<uint64_t>0x3fe6a09e667f3bcd - (<uint64_t>0x3ff << 52)))
-    cdef vd biased = vd_shift_right(vd_sub_bits(high[0], root), 52)
+    cdef vd biased = exponent_of(high[0])
     cdef vd scale = vd_shift_left(vd_sub_bits(vd_set(fl_double_bits(2046)), biased), 52)
     exponents[0] = vd_add_bits(exponents[0], biased)
     high[0] = vd_mul(high[0], scale)

@@ -486,6 +486,12 @@ PROBABILITIES_AND_SQUARES = [
         {"none": [NAN, NAN, math.log(2)], "mean": NAN, "sum": NAN, "grad": [NAN, NAN, -2]},
     ),
     Corner(
+        "nan that happened",
+        PROBS, [NAN, 0.5, NAN], [1, 0, 0], {},
+        {"none": [NAN, math.log(2), NAN], "mean": NAN, "grad": [NAN, 2, NAN],
+         "hess": [NAN, 4, NAN]},
+    ),
+    Corner(
         "nan beside integer targets",
         PROBS, [NAN, 0.5], [0, 1], {},
         {"none": [NAN, math.log(2)], "mean": NAN, "grad": [NAN, -2], "hess": [NAN, 4]},
@@ -885,3 +891,28 @@ def test_functions_at_infinity_and_nan(name, x, expected, dtype, backend):
             got = getattr(fl, name)(long).astype("float64")
             tail = got if name == "logsumexp" else got[padding:]
             np.testing.assert_array_equal(tail, np.array(expected, "float64"))
+
+
+@pytest.mark.parametrize("size", [17, 100, 2000])
+def test_losses_near_the_largest_float32_add_up(size, backend):
+    """Two of them are beyond float32; one is infinite, and right."""
+    x = np.full(size, 3e38, "float32")
+    x[5] = np.inf
+    target = np.zeros(size, "float32")
+    target[5] = 1
+    total = (size - 1) * float(x[0])
+    assert fl.binary_cross_entropy_with_logits(x, target, reduction="sum") == pytest.approx(total)
+    assert fl.binary_cross_entropy_with_logits(-x, 1 - target) == pytest.approx(total / size)
+
+
+def test_many_logits_of_0_with_an_infinite_one_among_each_thousand(backend):
+    """The largest factors there are, in blocks that have to mask."""
+    x = np.zeros(40_000, "float32")
+    x[::1000] = np.inf
+    target = np.ones(40_000, "float32")
+    expected = (x.size - 40) * math.log(2)
+    for dtype in ("float32", "float64"):
+        got = fl.binary_cross_entropy_with_logits(
+            x.astype(dtype), target.astype(dtype), reduction="sum"
+        )
+        assert got == pytest.approx(expected, rel=1e-7)

@@ -324,19 +324,6 @@ cdef inline real log1p_unit(real e) noexcept nogil:
         return log1p_accurate(e)
 
 
-cdef inline real plus_log1p(real u, real e) noexcept nogil:
-    """u + log(1 + e) for u = 0 or u >= -log(e) >= 0, and 0 <= e <= 1; float without rounding log(1 + e) first."""
-    cdef float s, lost
-    if real is float:
-        s = u + e
-        lost = (u - (s - (s - u))) + (e - (s - u))
-        s = s + fmaf(e * e, log1p_tail(e), lost)
-        s = s if u < INFINITY else u
-        return s if u > <float>0.0 else log1p_unit(e)
-    else:
-        return u + log1p_accurate(e)
-
-
 cdef inline real scaled_division(real numerator, real e, real high, real low) noexcept nogil:
     """(high + low) * numerator / (1 + e) for 0 <= e <= 1, rounded once: at most 0.6 ulp."""
     cdef real d = <real>1.0 + e

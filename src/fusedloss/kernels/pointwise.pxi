@@ -107,14 +107,17 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
     cdef Factor f = reciprocal(1.0, t.divisor)
     cdef real high, low, numerator, up, down
     cdef double wide
+    cdef bint finite = False      # with targets that are not, the sum is not either
     cdef Py_ssize_t i
     if BOOL < t.target.code < F16 and beyond_one(&t.target, first, n):
         bad[0] = 1
-    exp_of_minus_size(x, n, e, y)
+    exp_of_minus_size(x, n, e)
     if t.weight.data == NULL and t.pos_weight.data == NULL and isfinite(f.high):
         if t.sums != NULL:
             if real is float:
-                add(total, add_binary_losses(x, y, e, n, products, False))
+                wide = add_binary_losses(x, y, e, n, products, False)
+                add(total, wide)
+                finite = isfinite(wide)
             else:
                 add_binary_losses_double(x, y, e, n, products, False, total)
         if t.values != NULL:
@@ -125,10 +128,10 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
         high = <real>f.high
         low = <real>(f.low if real is double else f.high - <double>high)
         if t.code == F32 or real is double:
-            write_derivatives(x, y, e, n, high, low, <real*>t.grad + first,
+            write_derivatives(x, y, e, n, high, low, finite, <real*>t.grad + first,
                               <real*>t.hess + first if t.hess != NULL else NULL, t.stream)
             return
-        write_derivatives(x, y, e, n, high, low, a, h if t.hess != NULL else NULL, False)
+        write_derivatives(x, y, e, n, high, low, finite, a, h if t.hess != NULL else NULL, False)
         store(t.grad, t.code, first, n, a, t.stream)
         if t.hess != NULL:
             store(t.hess, t.code, first, n, h, t.stream)
@@ -183,13 +186,19 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
 # ---------------------------------------------------------------- binary cross-entropy from probabilities
 
 cdef void clamped_logs(double* u, double* c, Py_ssize_t n) noexcept nogil:
-    """OUT u = max(log(u) + c, -100); the smallest u that matters is e^-100 = 3.7e-44. nan stays nan."""
-    cdef double safe, y
-    cdef Py_ssize_t i
-    for i in range(n):
-        safe = 1e-45 if u[i] < 1e-45 else u[i]
-        y = log_plus(safe, c[i])
-        u[i] = -100.0 if y < -100.0 else y
+    """OUT u = max(log(u) + c, -100), for whole vectors; the smallest u that matters is e^-100. nan
+    must be in c too."""
+    cdef vd least = vd_set(1e-45)
+    cdef vd floor = vd_set(-100.0)
+    cdef vd a, b
+    cdef Py_ssize_t i, k
+    for k in range((n + LANES - 1) // LANES):
+        i = k * LANES
+        a = vd_max(least, vd_load(u + i))
+        b = vd_max(least, vd_load(u + i + 8))
+        log_vectors(&a, &b, vd_load(c + i), vd_load(c + i + 8))
+        vd_store(u + i, vd_max(floor, a))
+        vd_store(u + i + 8, vd_max(floor, b))
 
 
 cdef inline void bce_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, Sum* total, Likelihood* products,
@@ -246,8 +255,8 @@ cdef inline void bce_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, S
         if hard:
             for i in range(n):
                 label = y[i]
+                lost[i] = v[i] - v[i] if label > 0.0 else lost[i]     # 0, or nan, which the logarithm does not see
                 v[i] = v[i] if label > 0.0 else w[i]
-                lost[i] = 0.0 if label > 0.0 else lost[i]
             clamped_logs(v, lost, n)
             for i in range(n):
                 v[i] = 0.0 - v[i]         # -0.0 would be a loss that prints with a sign
@@ -275,10 +284,10 @@ cdef inline void bce_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, S
         high = <real>f.high
         low = <real>(f.low if real is double else f.high - <double>high)
         if t.code == F32 or real is double:
-            write_derivatives(x, y, <const real*>NULL, n, high, low, <real*>t.grad + first,
+            write_derivatives(x, y, <const real*>NULL, n, high, low, True, <real*>t.grad + first,
                               <real*>t.hess + first if t.hess != NULL else NULL, t.stream)
             return
-        write_derivatives(x, y, <const real*>NULL, n, high, low, out, <real*>h if t.hess != NULL else NULL, False)
+        write_derivatives(x, y, <const real*>NULL, n, high, low, True, out, <real*>h if t.hess != NULL else NULL, False)
     elif real is float:
         # One division for 1/p and 1/q; float64 has digits to spare.
         for i in range(n):
@@ -428,13 +437,14 @@ cdef inline void function_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t
         functions(SOFTPLUS_OF if t.kind == SOFTPLUS else LOG_SIGMOID_OF, x, n, out, direct and t.stream)
     else:
         direct = False
-        exp_of_minus_size(x, n, e, x)
+        exp_of_minus_size(x, n, e)
+        log1p_of_units(e, n, e)
         if t.kind == SOFTPLUS:
             for i in range(n):
-                v[i] = plus_log1p(x[i] if x[i] > <real>0.0 else <real>0.0, e[i])
+                v[i] = (x[i] if x[i] > <real>0.0 else <real>0.0) + e[i]
         else:
             for i in range(n):
-                v[i] = -plus_log1p(-x[i] if x[i] < <real>0.0 else <real>0.0, e[i])
+                v[i] = -((-x[i] if x[i] < <real>0.0 else <real>0.0) + e[i])
     if direct:
         return
     store(t.values, t.code, first, n, v, t.stream)

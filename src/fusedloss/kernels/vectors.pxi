@@ -1,7 +1,8 @@
 # Vectors: exp on whole registers, and the loops over rows and items that are made of it.
 #
 # float32: x = (n + j/8) ln 2 + r, so that e^x = 2^n T_j (1 + t) with a table of T_j = 2^(j/8) and t a polynomial of
-# degree 4, with what T_j lacks added. One rounding at the end: max error 0.58 ulp (ci/fit_polynomials.py --measure).
+# degree 4, with what T_j lacks added. One rounding at the end: max error 0.5945 ulp, at 0x1.8c5eb2p+2
+# (all float32; tests/test_exp.py).
 # A polynomial of degree 6 without the table has 0.9, and costs two operations more of the kind that limits the loop.
 
 cdef enum:
@@ -786,9 +787,9 @@ cdef inline Py_ssize_t until_line(const void* p, Py_ssize_t size) noexcept nogil
     return <Py_ssize_t>(((64 - (<size_t>p & 63)) & 63) // <size_t>size)
 
 
-cdef inline void exp_of_minus_size(const real* x, Py_ssize_t n, real* e, const real* other) noexcept nogil:
-    """OUT e = e^-|x| of n items; e has room for whole vectors, and is 0 beyond the end. What lies CHUNK further on in x
-    and in `other` is fetched meanwhile."""
+cdef inline void exp_of_minus_size(const real* x, Py_ssize_t n, real* e) noexcept nogil:
+    """OUT e = e^-|x| of n items; e has room for whole vectors, and is 0 beyond the end. What lies CHUNK further on is
+    fetched meanwhile; targets are fetched by the loops after it, so that requests to memory are spread."""
     cdef Exponents table
     cdef DoubleExp doubles
     cdef vd a, b
@@ -798,7 +799,6 @@ cdef inline void exp_of_minus_size(const real* x, Py_ssize_t n, real* e, const r
         for k in range(n // LANES):
             i = k * LANES
             fl_prefetch(x + i + CHUNK)
-            fl_prefetch(other + i + CHUNK)
             vf_store(e + i, exp_below_zero(vf_neg_abs(vf_load(x + i)), &table))
         if n % LANES:
             i = n - n % LANES
@@ -810,8 +810,6 @@ cdef inline void exp_of_minus_size(const real* x, Py_ssize_t n, real* e, const r
             i = k * LANES
             fl_prefetch(x + i + CHUNK)
             fl_prefetch(x + i + CHUNK + 8)
-            fl_prefetch(other + i + CHUNK)
-            fl_prefetch(other + i + CHUNK + 8)
             a = vd_load(x + i) if n - i >= 8 else vd_load_part(x + i, n - i, INFINITY)
             b = vd_load(x + i + 8) if n - i >= LANES else vd_load_part(x + i + 8, n - i - 8, INFINITY)
             a = vd_neg_abs(a)
@@ -819,6 +817,75 @@ cdef inline void exp_of_minus_size(const real* x, Py_ssize_t n, real* e, const r
             exp_vectors(&a, &b, &doubles)
             vd_store(e + i, vd_mul(a, vd_set(5.421010862427522e-20)))
             vd_store(e + i + 8, vd_mul(b, vd_set(5.421010862427522e-20)))
+
+
+cdef inline vd exponent_of(vd u) noexcept nogil:
+    """The exponent of u in the low bits, 1023 added, for a significand from sqrt(1/2) to sqrt(2): see log_plus."""
+    cdef vd root = vd_set(fl_double_bits(<uint64_t>0x3fe6a09e667f3bcd - (<uint64_t>0x3ff << 52)))
+    return vd_shift_right(vd_sub_bits(u, root), 52)
+
+
+cdef inline void log_vectors(vd* a, vd* b, vd c, vd d) noexcept nogil:
+    """log_plus of a and c, and of b and d, in place: the same bits. The operations alternate, since one chain of them
+    is longer than what a processor looks ahead."""
+    cdef vd one = vd_set(1.0)
+    cdef vd two = vd_set(2.0)
+    cdef vd k = exponent_of(a[0])
+    cdef vd m = exponent_of(b[0])
+    cdef vd f = vd_sub_bits(a[0], vd_shift_left(vd_sub_bits(k, vd_set(fl_double_bits(1023))), 52))
+    cdef vd g = vd_sub_bits(b[0], vd_shift_left(vd_sub_bits(m, vd_set(fl_double_bits(1023))), 52))
+    # The bits of 2^52 + n, for n < 2^52, are those of 2^52 and n.
+    k = vd_sub(vd_add_bits(k, vd_set(4503599627370496.0)), vd_set(4503599627370496.0 + 1023.0))
+    m = vd_sub(vd_add_bits(m, vd_set(4503599627370496.0)), vd_set(4503599627370496.0 + 1023.0))
+    f = vd_sub(f, one)
+    g = vd_sub(g, one)
+    cdef vd s = vd_div(f, vd_add(two, f))
+    cdef vd t = vd_div(g, vd_add(two, g))
+    cdef vd w = vd_mul(s, s)
+    cdef vd x = vd_mul(t, t)
+    cdef vd p = vd_fma(vd_set(FL_LOG_C8), w, vd_set(FL_LOG_C7))
+    cdef vd q = vd_fma(vd_set(FL_LOG_C8), x, vd_set(FL_LOG_C7))
+    p = vd_fma(p, w, vd_set(FL_LOG_C6))
+    q = vd_fma(q, x, vd_set(FL_LOG_C6))
+    p = vd_fma(p, w, vd_set(FL_LOG_C5))
+    q = vd_fma(q, x, vd_set(FL_LOG_C5))
+    p = vd_fma(p, w, vd_set(FL_LOG_C4))
+    q = vd_fma(q, x, vd_set(FL_LOG_C4))
+    p = vd_fma(p, w, vd_set(FL_LOG_C3))
+    q = vd_fma(q, x, vd_set(FL_LOG_C3))
+    p = vd_fma(p, w, vd_set(FL_LOG_C2))
+    q = vd_fma(q, x, vd_set(FL_LOG_C2))
+    p = vd_fma(p, w, vd_set(FL_LOG_C1))
+    q = vd_fma(q, x, vd_set(FL_LOG_C1))
+    cdef vd half = vd_mul(vd_mul(vd_set(0.5), f), f)
+    cdef vd other = vd_mul(vd_mul(vd_set(0.5), g), g)
+    p = vd_add(half, vd_mul(vd_mul(two, w), p))
+    q = vd_add(other, vd_mul(vd_mul(two, x), q))
+    p = vd_fma(s, p, vd_fma(k, vd_set(FL_LN2_SPLIT_LO), c))
+    q = vd_fma(t, q, vd_fma(m, vd_set(FL_LN2_SPLIT_LO), d))
+    a[0] = vd_fma(k, vd_set(FL_LN2_SPLIT_HI), vd_sub(f, vd_sub(half, p)))
+    b[0] = vd_fma(m, vd_set(FL_LN2_SPLIT_HI), vd_sub(g, vd_sub(other, q)))
+
+
+cdef void log1p_of_units(double* e, Py_ssize_t n, double* out) noexcept nogil:
+    """OUT log1p_accurate of 0 <= e <= 1, for whole vectors: the same bits. out may be e."""
+    cdef vd one = vd_set(1.0)
+    cdef vd a, b, u, v, c, d
+    cdef Py_ssize_t i, k
+    for k in range((n + LANES - 1) // LANES):
+        i = k * LANES
+        a = vd_load(e + i)
+        b = vd_load(e + i + 8)
+        u = vd_add(one, a)
+        v = vd_add(one, b)
+        c = vd_sub(u, one)
+        d = vd_sub(v, one)
+        c = vd_div(vd_add(vd_sub(one, vd_sub(u, c)), vd_sub(a, c)), u)
+        d = vd_div(vd_add(vd_sub(one, vd_sub(v, d)), vd_sub(b, d)), v)
+        log_vectors(&u, &v, c, d)
+        # nan stays
+        vd_store(out + i, vd_if_less(a, vd_set(INFINITY), u, a))
+        vd_store(out + i + 8, vd_if_less(b, vd_set(INFINITY), v, b))
 
 
 cdef enum Function:
@@ -858,7 +925,7 @@ cdef inline void functions(Function which, const real* x, Py_ssize_t n, real* ou
     cdef Py_ssize_t width = 64 // <Py_ssize_t>sizeof(real)
     cdef Py_ssize_t i = 0
     cdef Py_ssize_t m
-    exp_of_minus_size(x, n, e, x)
+    exp_of_minus_size(x, n, e)
     while i < n:
         m = min(width, head - i if i < head else n - i)
         if m == width:
@@ -932,15 +999,19 @@ cdef double add_binary_losses(const float* x, const float* t, const float* e, Py
     converted: pairs of factors are multiplied, and four terms added, in float32.
 
     Masks cost a comparison for each item, and only infinities need them: where the sum is not finite it is made again
-    with masks."""
+    with masks, and without sums in float32, which overflow near its largest number."""
     cdef vd sum_0 = vd_set(0.0), sum_1 = vd_set(0.0)
     cdef vd p_0 = products.high[0], p_1 = products.high[1], p_2 = products.high[2], p_3 = products.high[3]
     cdef vf four
-    cdef Py_ssize_t full = n - n % WIDE
+    cdef Py_ssize_t full = 0 if masked else n - n % WIDE
     cdef Py_ssize_t i, k
     cdef double total
     for k in range(full // WIDE):
         i = k * WIDE
+        fl_prefetch(t + i + CHUNK)
+        fl_prefetch(t + i + CHUNK + LANES)
+        fl_prefetch(t + i + CHUNK + 2 * LANES)
+        fl_prefetch(t + i + CHUNK + 3 * LANES)
         add_pair(vf_load(e + i), vf_load(e + i + LANES), &p_0, &p_1)
         add_pair(vf_load(e + i + 2 * LANES), vf_load(e + i + 3 * LANES), &p_2, &p_3)
         four = vf_add(
@@ -954,7 +1025,10 @@ cdef double add_binary_losses(const float* x, const float* t, const float* e, Py
         # Beyond the end 0 |0| is added, and e is 0.
         i = full + k * LANES
         four = minus_wrong(vf_load_part(x + i, n - i, 0.0), vf_load_part(t + i, n - i, 0.0), masked)
-        add_pair(vf_load(e + i), vf_set(0.0), &p_0, &p_1)
+        if k % 2 == 0:
+            add_pair(vf_load(e + i), vf_set(0.0), &p_0, &p_1)
+        else:
+            add_pair(vf_load(e + i), vf_set(0.0), &p_2, &p_3)
         sum_0 = vd_sub(sum_0, vd_low(four))
         sum_1 = vd_sub(sum_1, vd_high(four))
     total = fold_vectors(sum_0, sum_1)
@@ -984,10 +1058,11 @@ cdef inline void binary_values(const real* x, const real* t, const real* e, Py_s
             i += LANES
             vf_store(values + i, vf_sub(w, minus_wrong(load_first(x + i, n - i), load_first(t + i, n - i), True)))
     else:
+        log1p_of_units(<double*>e, n, values)
         for i in range(n):
             wrong = t[i] if x[i] < 0.0 else 1.0 - t[i]
             wrong = 0.0 if wrong == 0.0 else wrong * (-x[i] if x[i] < 0.0 else x[i])
-            values[i] = wrong + log1p_unit(e[i])
+            values[i] = wrong + values[i]
 
 
 cdef inline bint all_finite(const real* t, Py_ssize_t n) noexcept nogil:
@@ -1010,13 +1085,14 @@ cdef inline bint all_finite(const real* t, Py_ssize_t n) noexcept nogil:
     return total - total == 0.0
 
 
-cdef inline void binary_derivatives(vector x, vector t, vector e, vector high, vector low, bint finite, bint second,
-                                    vector* g, vector* h) noexcept nogil:
+cdef inline void binary_derivatives(vector x, vector t, vector e, vector high, vector low, vector inverse, bint finite,
+                                    bint second, vector* g, vector* h) noexcept nogil:
     """Gradient and Hessian with the factor high + low:
     g = (1 - t - t e) / (1 + e) for x >= 0, ((1 - t) e - t) / (1 + e) below: no cancellation for hard t;
     h = e / (1 + e)^2.
 
-    One division for both: s (1 + lacking) is 1 / (1 + e), f + f_low the same with the factor, p + p_low = e / (1 + e).
+    One division for both: f + lost is the factor over 1 + e, s (1 + lacking) is 1 / (1 + e), p + p_low = e / (1 + e).
+    `inverse` is 1 over the factor, or nearly.
     """
     cdef vector one = v_same(1.0, x)
     cdef vector zero = v_same(0.0, x)
@@ -1025,18 +1101,18 @@ cdef inline void binary_derivatives(vector x, vector t, vector e, vector high, v
     cdef vector numerator = v_times_plus(v_if_negative(x, other, negative), e, v_if_negative(x, negative, other))
     cdef vector d = v_plus(one, e)
     cdef vector rest = v_minus(e, v_minus(d, one))
-    cdef vector s = v_over(one, d)
-    cdef vector lacking = v_less_times(s, rest, v_less_times(s, d, one))
-    cdef vector f = v_times(s, high)
-    cdef vector f_low = v_times_plus(f, lacking, v_times_plus(s, low, v_times_minus(s, high, f)))
-    cdef vector p, p_low
-    g[0] = v_times_plus(numerator, f, v_times(numerator, f_low))
+    cdef vector f = v_over(high, d)
+    cdef vector s = v_times(f, inverse)
+    cdef vector lost = v_times(s, v_less_times(f, rest, v_plus(v_less_times(f, d, high), low)))
+    cdef vector lacking, p, p_low
+    g[0] = v_times_plus(numerator, f, v_times(numerator, lost))
     if not finite:
         g[0] = v_if_equal(v_minus(numerator, numerator), zero, g[0], v_times(numerator, f))
     if second:
+        lacking = v_less_times(s, rest, v_less_times(s, d, one))
         p = v_times(e, s)
         p_low = v_times_plus(p, lacking, v_times_minus(e, s, p))
-        h[0] = v_times_plus(p, f, v_times_plus(p, f_low, v_times(p_low, f)))
+        h[0] = v_times_plus(p, f, v_times_plus(p, lost, v_times(p_low, f)))
         if not finite:
             h[0] = v_times_plus(t, zero, h[0])       # nan where t is
 
@@ -1073,11 +1149,12 @@ cdef inline void derivatives_at(const real* x, const real* t, const real* e, Py_
             probability_derivatives(load_first(x, m), load_first(t, m), vf_set(high), vf_set(low), hess != NULL,
                                     &g, &h)
         elif m >= LANES:
-            binary_derivatives(vf_load(x), vf_load(t), vf_load(e), vf_set(high), vf_set(low), finite, hess != NULL,
-                               &g, &h)
+            binary_derivatives(vf_load(x), vf_load(t), vf_load(e), vf_set(high), vf_set(low),
+                               vf_set(<real>1.0 / high), finite, hess != NULL, &g, &h)
         else:
             binary_derivatives(vf_load_part(x, m, 0.0), vf_load_part(t, m, 0.0), vf_load_part(e, m, 0.0),
-                               vf_set(high), vf_set(low), finite, hess != NULL, &g, &h)
+                               vf_set(high), vf_set(low), vf_set(<real>1.0 / high), finite, hess != NULL,
+                               &g, &h)
         write_vector(grad, g, m, stream)
         if hess != NULL:
             write_vector(hess, h, m, stream_hess)
@@ -1087,21 +1164,21 @@ cdef inline void derivatives_at(const real* x, const real* t, const real* e, Py_
                                     vd_load(t) if m >= 8 else vd_load_part(t, m, 0.0),
                                     vd_set(high), vd_set(low), hess != NULL, &a, &b)
         elif m >= 8:
-            binary_derivatives(vd_load(x), vd_load(t), vd_load(e), vd_set(high), vd_set(low), finite, hess != NULL,
-                               &a, &b)
+            binary_derivatives(vd_load(x), vd_load(t), vd_load(e), vd_set(high), vd_set(low),
+                               vd_set(<real>1.0 / high), finite, hess != NULL, &a, &b)
         else:
             binary_derivatives(vd_load_part(x, m, 0.0), vd_load_part(t, m, 0.0), vd_load_part(e, m, 0.0),
-                               vd_set(high), vd_set(low), finite, hess != NULL, &a, &b)
+                               vd_set(high), vd_set(low), vd_set(<real>1.0 / high), finite, hess != NULL,
+                               &a, &b)
         write_vector(grad, a, m, stream)
         if hess != NULL:
             write_vector(hess, b, m, stream_hess)
 
 
 cdef void write_derivatives(const real* x, const real* t, const real* e, Py_ssize_t n, real high, real low,
-                            real* grad, real* hess, bint stream) noexcept nogil:
+                            bint finite, real* grad, real* hess, bint stream) noexcept nogil:
     """OUT grad and hess, which may be NULL, of n <= CHUNK items; one of them may be x. Past the caches if `stream`.
-    x are logits; or, if e is NULL, probabilities, and t nothing but 0 and 1."""
-    cdef bint finite = e == NULL or all_finite(t, n)
+    x are logits; or, if e is NULL, probabilities, and t nothing but 0 and 1. `finite`: all targets are, for certain."""
     # Where the lines of the two outputs begin at different items, the second goes through the caches.
     cdef bint both = stream and (<size_t>grad & 63) == (<size_t>hess & 63)
     cdef Py_ssize_t head = min(n, until_line(grad, sizeof(real))) if stream else 0
@@ -1109,9 +1186,11 @@ cdef void write_derivatives(const real* x, const real* t, const real* e, Py_ssiz
     cdef Py_ssize_t i = 0
     cdef Py_ssize_t m
     cdef const real* e_at
+    finite = finite or e == NULL or all_finite(t, n)
     while i < n:
         m = min(width, head - i if i < head else n - i)
         e_at = e + i if e != NULL else NULL
+        fl_prefetch(t + i + CHUNK)
         if m == width and finite:
             derivatives_at(x + i, t + i, e_at, width, high, low, True, grad + i, hess + i if hess != NULL else NULL,
                            stream, both)
@@ -1142,6 +1221,10 @@ cdef void add_binary_losses_double(const double* x, const double* t, const doubl
     cdef Py_ssize_t i, k
     for k in range(full // 32):
         i = k * 32
+        fl_prefetch(t + i + CHUNK)
+        fl_prefetch(t + i + CHUNK + 8)
+        fl_prefetch(t + i + CHUNK + 16)
+        fl_prefetch(t + i + CHUNK + 24)
         add_factor(&p_0, &q_0, vd_load(e + i))
         add_factor(&p_1, &q_1, vd_load(e + i + 8))
         add_factor(&p_2, &q_2, vd_load(e + i + 16))
@@ -1211,9 +1294,7 @@ cdef inline void multiply_by(vd other, vd sum, vd* high, vd* low, vd* least) noe
 
 
 cdef inline void give_up_exponent(vd* high, vd* low, vd* exponents) noexcept nogil:
-    # As log_plus takes its argument apart.
-    cdef vd root = vd_set(fl_double_bits(<uint64_t>0x3fe6a09e667f3bcd - (<uint64_t>0x3ff << 52)))
-    cdef vd biased = vd_shift_right(vd_sub_bits(high[0], root), 52)
+    cdef vd biased = exponent_of(high[0])
     cdef vd scale = vd_shift_left(vd_sub_bits(vd_set(fl_double_bits(2046)), biased), 52)
     exponents[0] = vd_add_bits(exponents[0], biased)
     high[0] = vd_mul(high[0], scale)

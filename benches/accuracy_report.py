@@ -56,12 +56,12 @@ def markdown(found):
 
 
 def bound_text(name, output, dtype):
-    """The stated bound: that of the value for what is reduced, none for options."""
+    """The stated bound; none for options."""
     if not output:
         return f"{ERROR_BOUNDS[name][dtype]:g}"
     if output == "mean with options":
         return "-"
-    return f"{REGISTRY[name].error_bounds['value' if output == 'mean, sum' else output][dtype]:g}"
+    return f"{REGISTRY[name].error_bounds['mean' if output == 'mean, sum' else output][dtype]:g}"
 
 
 def _outputs(found):

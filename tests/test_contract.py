@@ -93,7 +93,7 @@ def loss_object_lacks(name, loss):
     file = f"src/fusedloss/losses/{type(loss).__module__.rpartition('.')[2]}.py"
     if getattr(fl, name, None) is not loss or loss.name != name:
         yield file, f"one object that is fl.{name}, REGISTRY[{name!r}] and has that name"
-    for output in OUTPUTS:
+    for output in ("mean", *OUTPUTS):
         for dtype in DTYPES:
             bound = loss.error_bounds.get(output, {}).get(dtype)
             if not (isinstance(bound, float) and 0.5 <= bound < 10):

@@ -15,7 +15,7 @@
 # or classes that are not on the last axis, are scanned 16 rows side by side.
 
 cdef enum:
-    KEPT = 4096           # exponentials of float64 rows that are kept for the gradient
+    KEPT = 2048           # exponentials of float64 rows that are kept for the gradient
     COLUMNS = 4096        # classes per column block: its maximum is found and used while it is in cache
     GROUP = 16384         # classes per group of column blocks, which threads may share a row by
 
@@ -922,7 +922,7 @@ cdef void softmax_block(Softmax* t, Py_ssize_t block, real tag) noexcept nogil:
     cdef Py_ssize_t last = min(first + t.block_rows, t.rows)
     # A group's rows stay in cache between scanning and writing.
     cdef Py_ssize_t group = LANES if t.classes <= COLUMNS or t.inner > 1 else 1
-    cdef double kept[8192]       # 2 KEPT
+    cdef double kept[4096]       # 2 KEPT
     cdef double* e = NULL
     cdef double losses[LANES]
     cdef double z_losses[LANES]

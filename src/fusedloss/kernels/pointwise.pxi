@@ -111,7 +111,7 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
     cdef Py_ssize_t i
     if BOOL < t.target.code < F16 and beyond_one(&t.target, first, n):
         bad[0] = 1
-    exp_of_minus_size(x, n, e)
+    exp_of_minus_size(x, n, e, NULL)
     if t.weight.data == NULL and t.pos_weight.data == NULL and isfinite(f.high):
         if t.sums != NULL:
             if real is float:
@@ -437,7 +437,7 @@ cdef inline void function_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t
         functions(SOFTPLUS_OF if t.kind == SOFTPLUS else LOG_SIGMOID_OF, x, n, out, direct and t.stream)
     else:
         direct = False
-        exp_of_minus_size(x, n, e)
+        exp_of_minus_size(x, n, e, NULL)
         log1p_of_units(e, n, e)
         if t.kind == SOFTPLUS:
             for i in range(n):

@@ -717,9 +717,16 @@ cdef void write_scaled_double_exp(const double* x, Py_ssize_t n, const ScaledDou
 
 # ------------------------------------------------------------------------------------- items of the pointwise losses
 
-cdef inline vf exp_below_zero(vf v, const Exponents* x) noexcept nogil:
-    """e^v for v <= 0, subnormal results included: computed as 2^64 e^v, which is normal where e^v is not zero."""
-    return vf_mul(exp_vector(v, x.magic, x.floor, x.offsets, x.errors), vf_set(<float>5.421010862427522e-20))
+cdef inline void exp_below_zero(vf v, const Exponents* k, float* e, float* low) noexcept nogil:
+    """OUT e^v for v <= 0, subnormal results included: computed as 2^64 e^v, which is normal where e^v is not zero. OUT
+    low, unless NULL: what its last rounding has lost."""
+    cdef vf lost
+    if low == NULL:
+        v = exp_vector(v, k.magic, k.floor, k.offsets, k.errors)
+    else:
+        v = exp_with_low(vf_max(k.floor, v), k, &lost)
+        vf_store(low, vf_mul(lost, vf_set(<float>5.421010862427522e-20)))
+    vf_store(e, vf_mul(v, vf_set(<float>5.421010862427522e-20)))
 
 
 cdef inline vf log1p_tail_vector(vf e) noexcept nogil:
@@ -762,13 +769,15 @@ cdef inline vf log1p_vector(vf e) noexcept nogil:
     return vf_fma(vf_mul(e, e), log1p_tail_vector(e), e)
 
 
-cdef inline vf plus_log1p_vector(vf u, vf e) noexcept nogil:
-    """u + log(1 + e) for u = 0 or u >= -log(e) >= 0, without rounding log(1 + e) first."""
+cdef inline vf plus_log1p_vector(vf u, vf e, vf low) noexcept nogil:
+    """u + log(1 + e + low) for u = 0 or u >= -log(e) >= 0, without rounding log(1 + e) first."""
     cdef vf tail = log1p_tail_vector(e)
     cdef vf s = vf_add(u, e)
     cdef vf part = vf_sub(s, u)
     cdef vf lost = vf_add(vf_sub(u, vf_sub(s, part)), vf_sub(e, part))
-    s = vf_add(s, vf_fma(vf_mul(e, e), tail, lost))
+    # What is left of `low` is low / (1 + e), for which two digits do.
+    cdef vf slope = vf_fma(vf_fma(vf_set(<float>0.4), e, vf_set(<float>-0.9)), e, vf_set(1.0))
+    s = vf_add(s, vf_fma(vf_mul(e, e), tail, vf_fma(low, slope, lost)))
     return vf_if_equal(u, vf_set(INFINITY), u, s)
 
 
@@ -787,8 +796,9 @@ cdef inline Py_ssize_t until_line(const void* p, Py_ssize_t size) noexcept nogil
     return <Py_ssize_t>(((64 - (<size_t>p & 63)) & 63) // <size_t>size)
 
 
-cdef inline void exp_of_minus_size(const real* x, Py_ssize_t n, real* e) noexcept nogil:
-    """OUT e = e^-|x| of n items; e has room for whole vectors, and is 0 beyond the end. What lies CHUNK further on is
+cdef inline void exp_of_minus_size(const real* x, Py_ssize_t n, real* e, float* low) noexcept nogil:
+    """OUT e = e^-|x| of n items, and, of float32, what its last rounding has lost, unless that is NULL; these have room
+    for whole vectors, and are 0 beyond the end. What lies CHUNK further on is
     fetched meanwhile; targets are fetched by the loops after it, so that requests to memory are spread."""
     cdef Exponents table
     cdef DoubleExp doubles
@@ -799,10 +809,11 @@ cdef inline void exp_of_minus_size(const real* x, Py_ssize_t n, real* e) noexcep
         for k in range(n // LANES):
             i = k * LANES
             fl_prefetch(x + i + CHUNK)
-            vf_store(e + i, exp_below_zero(vf_neg_abs(vf_load(x + i)), &table))
+            exp_below_zero(vf_neg_abs(vf_load(x + i)), &table, e + i, low + i if low != NULL else NULL)
         if n % LANES:
             i = n - n % LANES
-            vf_store(e + i, exp_below_zero(vf_neg_abs(vf_load_part(x + i, n - i, INFINITY)), &table))
+            exp_below_zero(vf_neg_abs(vf_load_part(x + i, n - i, INFINITY)), &table, e + i,
+                           low + i if low != NULL else NULL)
     else:
         # 2^64 e^v is normal where e^v is not zero, so that a subnormal result is rounded once more only.
         doubles = double_exp(-64.0)
@@ -894,24 +905,27 @@ cdef enum Function:
     LOG_SIGMOID_OF
 
 
-cdef inline vf function_vector(Function which, vf x, vf e) noexcept nogil:
+cdef inline vf function_vector(Function which, vf x, vf e, vf low) noexcept nogil:
     """sigmoid: 1/(1 + e) or e/(1 + e); softplus: max(x, 0) + log1p(e); log_sigmoid(x) = -softplus(-x)."""
     if which == SIGMOID_OF:
         return divide_vector(vf_if_negative(x, e, vf_set(1.0)), e)
     if which == SOFTPLUS_OF:
-        return plus_log1p_vector(vf_if_less(vf_set(0.0), x, x, vf_set(0.0)), e)
-    return vf_neg(plus_log1p_vector(vf_if_less(x, vf_set(0.0), vf_neg(x), vf_set(0.0)), e))
+        return plus_log1p_vector(vf_if_less(vf_set(0.0), x, x, vf_set(0.0)), e, low)
+    return vf_neg(plus_log1p_vector(vf_if_less(x, vf_set(0.0), vf_neg(x), vf_set(0.0)), e, low))
 
 
-cdef inline void function_at(Function which, const real* x, const real* e, Py_ssize_t m, real* out,
+cdef inline void function_at(Function which, const real* x, const real* e, const float* low, Py_ssize_t m, real* out,
                              bint stream) noexcept nogil:
     """One vector of `functions`, or the first m items of it."""
-    cdef vf a, b
+    cdef vf a, b, lost
     cdef vd c, d
     if real is float:
         a = vf_load(x) if m >= LANES else vf_load_part(x, m, 0.0)
         b = vf_load(e) if m >= LANES else vf_load_part(e, m, 0.0)
-        write_vector(out, function_vector(which, a, b), m, stream)
+        lost = vf_set(0.0)
+        if which != SIGMOID_OF:
+            lost = vf_load(low) if m >= LANES else vf_load_part(low, m, 0.0)
+        write_vector(out, function_vector(which, a, b, lost), m, stream)
     else:
         c = vd_load(x) if m >= 8 else vd_load_part(x, m, 0.0)
         d = vd_load(e) if m >= 8 else vd_load_part(e, m, 0.0)
@@ -921,17 +935,18 @@ cdef inline void function_at(Function which, const real* x, const real* e, Py_ss
 cdef inline void functions(Function which, const real* x, Py_ssize_t n, real* out, bint stream) noexcept nogil:
     """A function of n <= CHUNK items, in float64 sigmoid only; past the caches if `stream`. out may be x."""
     cdef real e[CHUNK]
+    cdef float low[CHUNK]
     cdef Py_ssize_t head = min(n, until_line(out, sizeof(real))) if stream else 0
     cdef Py_ssize_t width = 64 // <Py_ssize_t>sizeof(real)
     cdef Py_ssize_t i = 0
     cdef Py_ssize_t m
-    exp_of_minus_size(x, n, e)
+    exp_of_minus_size(x, n, e, low if which != SIGMOID_OF else NULL)
     while i < n:
         m = min(width, head - i if i < head else n - i)
         if m == width:
-            function_at(which, x + i, e + i, width, out + i, stream)
+            function_at(which, x + i, e + i, low + i, width, out + i, stream)
         else:
-            function_at(which, x + i, e + i, m, out + i, False)
+            function_at(which, x + i, e + i, low + i, m, out + i, False)
         i += m
 
 

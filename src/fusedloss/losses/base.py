@@ -22,8 +22,8 @@ class Loss:
     name : str
         The name in `fusedloss`.
     error_bounds : mapping
-        The largest error of "value", "grad" and "hess" in units in the last place (ulp) of
-        "float32" and "float64".
+        The largest error of "value" (of an item or row), "mean" (and sum), "grad" and "hess" in
+        units in the last place (ulp) of "float32" and "float64".
     """
 
     __slots__ = ()
@@ -106,7 +106,7 @@ _LossClass = TypeVar("_LossClass", bound=type[Loss])
 
 def bounds_text(bounds: Bounds) -> str:
     """Return the list of error bounds, as docstrings show it."""
-    words = {"value": "value", "grad": "gradient", "hess": "Hessian"}
+    words = {"value": "value", "mean": "mean and sum", "grad": "gradient", "hess": "Hessian"}
     return "\n".join(
         f"- {words[output]}: {bound['float32']:g} ulp in float32, {bound['float64']:g} in float64"
         for output, bound in bounds.items()

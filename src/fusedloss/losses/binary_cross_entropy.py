@@ -103,8 +103,9 @@ class BinaryCrossEntropyWithLogits(Loss):
     name = "binary_cross_entropy_with_logits"
     error_bounds: ClassVar[Bounds] = {
         "value": {"float32": 2.0, "float64": 2.0},
+        "mean": {"float32": 1.0, "float64": 2.0},
         "grad": {"float32": 2.0, "float64": 2.5},
-        "hess": {"float32": 2.0, "float64": 4.5},
+        "hess": {"float32": 2.0, "float64": 3.0},
     }
 
     @overload
@@ -317,6 +318,7 @@ class BinaryCrossEntropy(Loss):
     name = "binary_cross_entropy"
     error_bounds: ClassVar[Bounds] = {
         "value": {"float32": 1.5, "float64": 2.0},
+        "mean": {"float32": 1.5, "float64": 2.0},
         "grad": {"float32": 2.0, "float64": 2.0},
         "hess": {"float32": 3.0, "float64": 3.5},
     }

@@ -122,9 +122,10 @@ class CrossEntropy(Loss):
 
     name = "cross_entropy"
     error_bounds: ClassVar[Bounds] = {
-        "value": {"float32": 1.75, "float64": 4.0},
-        "grad": {"float32": 3.0, "float64": 5.5},
-        "hess": {"float32": 3.5, "float64": 7.0},
+        "value": {"float32": 1.5, "float64": 2.0},
+        "mean": {"float32": 1.5, "float64": 2.0},
+        "grad": {"float32": 2.0, "float64": 2.5},
+        "hess": {"float32": 2.0, "float64": 2.5},
     }
 
     @overload

@@ -549,7 +549,8 @@ cdef void scan_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_s
     out.shift = shift_of(out.maximum, <real>0)
     memset(&out.others, 0, sizeof(Sum))
     if real is float:
-        add(&out.others, exp_sum(x, n, second_at if label < 0 else label, top_at, &out.shift))
+        add(&out.others, exp_sum(x, n, second_at if label < 0 else label, top_at, &out.shift,
+                                 t.logits + (row * t.classes + column + COLUMNS) * size_of(t.code), size_of(t.code)))
     else:
         exp_sum_double(x, n, second_at if label < 0 else label, top_at, &out.shift, e, &out.others)
         if e != NULL and top_at >= 0:

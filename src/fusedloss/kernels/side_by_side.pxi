@@ -363,6 +363,8 @@ cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Product*
     cdef Py_ssize_t start, c
     cdef const float* x = whole_rows(t.logits, t.code, classes, first, n, buffer)
     cdef bint keep = t.grad != NULL and classes <= TILE
+    # What comes 4 KiB later, in whole groups of rows, is fetched meanwhile.
+    cdef const float* further = x + LANES * classes * max(64 // classes, <Py_ssize_t>1)
     cdef int i
     cdef int large = 0
 
@@ -386,6 +388,10 @@ cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Product*
     if full > 0:
         vf_load_columns(x, classes, 4, columns)
     for c in range(0, full, 4):
+        fl_prefetch(further + c * LANES)
+        fl_prefetch(further + (c + 1) * LANES)
+        fl_prefetch(further + (c + 2) * LANES)
+        fl_prefetch(further + (c + 3) * LANES)
         vf_load_columns(x + (c + 4 if c + 4 < full else c), classes, 4, ahead)
         if keep:
             add_two_columns(columns[0], columns[1], &k, &s, e + c * LANES, low + c * LANES)
@@ -454,7 +460,7 @@ cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Product*
         at_labels[i] = <float>r.special[i]
         factors.high[i] = <float>0.0 if r.label[i] < 0 else factors.high[i]
         factors.low[i] = <float>0.0 if r.label[i] < 0 else factors.low[i]
-    if t.code == F32 and n == LANES and not t.stream:
+    if t.code == F32 and n == LANES:
         write_gradient(&factors, e, low, classes, lanes, at_labels, <float*>t.grad + first * classes)
     else:
         write_gradient(&factors, e, low, classes, lanes, at_labels, buffer)

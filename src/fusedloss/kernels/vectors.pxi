@@ -140,32 +140,43 @@ cdef enum:
     SEARCHED = 16 * LANES      # numbers to look through for the place of a maximum
 
 
-cdef inline vf load_without(const float* x, Py_ssize_t i, Py_ssize_t n, Py_ssize_t hole) noexcept nogil:
-    """x[i:i+16] up to n, with -inf for x[hole] and for what is not there."""
-    cdef vf v = vf_load_part(x + i, n - i, -INFINITY)
-    return vf_if_equal(vf_count(), vf_set(<float>(hole - i)), vf_set(-INFINITY), v)
+cdef inline vf without(vf v, Py_ssize_t hole) noexcept nogil:
+    """v with -inf in one lane, or in none if there is no lane of that number."""
+    return vf_if_equal(vf_count(), vf_set(<float>hole), vf_set(-INFINITY), v)
 
 
 cdef inline vf from_16_bits(const uint16_t* source, bint half) noexcept nogil:
     return vf_from_halves(source) if half else vf_from_bfloats(source)
 
 
-cdef inline vf largest_of_part(const float* x, const uint16_t* source, bint half, float* converted) noexcept nogil:
-    """The largest of SEARCHED numbers in each lane: of x, or of 16-bit numbers, unless `source` is NULL, OUT
-    converted."""
+cdef inline vf take_vector(const float* x, const uint16_t* source, bint half, float* converted) noexcept nogil:
+    """The next vector of x; or of 16-bit numbers, unless `source` is NULL, OUT converted."""
+    cdef vf v
+    if source == NULL:
+        return vf_load(x)
+    v = from_16_bits(source, half)
+    vf_store(converted, v)
+    return v
+
+
+cdef inline vf largest_of_part(const float* x, const uint16_t* source, bint half, float* converted, Py_ssize_t vectors,
+                               Py_ssize_t hole) noexcept nogil:
+    """The largest of as many vectors, in each lane, without x[hole] if that is not negative."""
     cdef vf best[4]
     cdef vf v
-    cdef int i, k
+    cdef Py_ssize_t k, m
     for k in range(4):
         best[k] = vf_set(-INFINITY)
-    for i in range(4):
+    for m in range(vectors // 4):
         for k in range(4):
-            if source == NULL:
-                v = vf_load(x + (4 * i + k) * LANES)
-            else:
-                v = from_16_bits(source + (4 * i + k) * LANES, half)
-                vf_store(converted + (4 * i + k) * LANES, v)
+            v = take_vector(x + (4 * m + k) * LANES, source + (4 * m + k) * LANES if source != NULL else NULL, half,
+                            converted + (4 * m + k) * LANES)
+            if hole >= 0:
+                v = without(v, hole - (4 * m + k) * LANES)
             best[k] = vf_max(v, best[k])
+    for k in range(vectors - vectors % 4, vectors):
+        v = take_vector(x + k * LANES, source + k * LANES if source != NULL else NULL, half, converted + k * LANES)
+        best[0] = vf_max(without(v, hole - k * LANES), best[0])
     return vf_max(vf_max(best[0], best[1]), vf_max(best[2], best[3]))
 
 
@@ -178,27 +189,25 @@ cdef void find_top_float(const float* x, Py_ssize_t n, Py_ssize_t hole, const ui
     """
     cdef float maxima[256]       # a vector for each part of a column block
     cdef Py_ssize_t parts = (n + SEARCHED - 1) // SEARCHED
-    cdef Py_ssize_t part, at, last
+    cdef Py_ssize_t part, at, m
     cdef int lane
     cdef vf best = vf_set(-INFINITY)
     cdef vf a
     for part in range(parts):
         at = part * SEARCHED
-        if at + SEARCHED <= n and not at <= hole < at + SEARCHED:
-            if source == NULL:
-                a = largest_of_part(x + at, NULL, False, NULL)
-            elif half:
-                a = largest_of_part(NULL, source + at, True, converted + at)
-            else:
-                a = largest_of_part(NULL, source + at, False, converted + at)
+        m = min(<Py_ssize_t>SEARCHED, n - at)
+        if at <= hole < at + m or m < SEARCHED:
+            a = largest_of_part(x + at, source + at if source != NULL else NULL, half, converted + at, m // LANES,
+                                hole - at)
+            if m % LANES:
+                m -= m % LANES
+                a = vf_max(without(vf_load_part(x + at + m, n - at - m, -INFINITY), hole - at - m), a)
+        elif source == NULL:
+            a = largest_of_part(x + at, NULL, False, NULL, SEARCHED // LANES, -1)
+        elif half:
+            a = largest_of_part(NULL, source + at, True, converted + at, SEARCHED // LANES, -1)
         else:
-            a = vf_set(-INFINITY)
-            last = min(at + SEARCHED, n)
-            while at < last:
-                if source != NULL:
-                    vf_store(converted + at, from_16_bits(source + at, half))
-                a = vf_max(load_without(x, at, n, hole), a)
-                at += LANES
+            a = largest_of_part(NULL, source + at, False, converted + at, SEARCHED // LANES, -1)
         vf_store(maxima + part * LANES, a)
         best = vf_max(a, best)
     top[0] = vf_largest(best)
@@ -210,12 +219,14 @@ cdef void find_top_float(const float* x, Py_ssize_t n, Py_ssize_t hole, const ui
         if vf_first_equal(vf_load(maxima + part * LANES), best) == LANES:
             continue
         at = part * SEARCHED
-        while True:
-            lane = vf_first_equal(load_without(x, at, n, hole), best)
+        while at + LANES <= n:
+            lane = vf_first_equal(without(vf_load(x + at), hole - at), best)
             if lane < LANES:
                 top_at[0] = at + lane
                 return
             at += LANES
+        top_at[0] = at + vf_first_equal(without(vf_load_part(x + at, n - at, -INFINITY), hole - at), best)
+        return
 
 
 cdef inline Py_ssize_t next_stop(Py_ssize_t i, Py_ssize_t a, Py_ssize_t b, Py_ssize_t end) noexcept nogil:
@@ -225,47 +236,59 @@ cdef inline Py_ssize_t next_stop(Py_ssize_t i, Py_ssize_t a, Py_ssize_t b, Py_ss
     return b if i <= b < stop else stop
 
 
-cdef double exp_sum(const float* x, Py_ssize_t n, Py_ssize_t a, Py_ssize_t b, const Shift* shift) noexcept nogil:
+cdef inline void fetch(const char* ahead, Py_ssize_t i, int size) noexcept nogil:
+    """Numbers i..i+64 of 4 or 2 bytes."""
+    fl_prefetch(ahead + size * i)
+    fl_prefetch(ahead + size * i + 64)
+    if size == 4:
+        fl_prefetch(ahead + size * i + 128)
+        fl_prefetch(ahead + size * i + 192)
+
+
+cdef double exp_sum(const float* x, Py_ssize_t n, Py_ssize_t a, Py_ssize_t b, const Shift* shift, const char* ahead,
+                    int size) noexcept nogil:
     """Sum of e^(x - base) / 2^scale over x[0:n], n <= COLUMNS, without x[a] and x[b] (-1: none).
 
     Four terms are added in float32 (relative error below 2*2^-24), then all in float64. nan gives nan, -inf counts as
-    0. What lies COLUMNS further on is fetched meanwhile: the next block of columns, or the next row.
+    0. What is needed next, n numbers of `size` bytes, is fetched meanwhile from `ahead` on.
     """
     cdef vf magic = vf_set(eighths_magic(shift.scale))
     cdef vf floor = vf_set(eighths_floor(shift.scale))
     cdef vf offsets = vf_table(exp_offsets)
     cdef vf errors = vf_table(exp_errors)
     cdef vd sum_0 = vd_set(0.0), sum_1 = vd_set(0.0)
-    cdef vf q_0, q_1, v
+    cdef vf q_0, q_1
     cdef float moved[COLUMNS]
-    cdef const float* ahead = x + COLUMNS
     cdef Py_ssize_t i = 0
     cdef Py_ssize_t full = n - n % WIDE
     cdef Py_ssize_t at_a = a - a % WIDE if a >= 0 else -1
     cdef Py_ssize_t at_b = b - b % WIDE if b >= 0 else -1
-    cdef Py_ssize_t stop, at, k
+    cdef Py_ssize_t stop, k
     if shift.base != 0.0:
         for k in range(n):
             moved[k] = x[k] - <float>shift.base
         x = moved
     while i < n:
-        if i == at_a or i == at_b or i == full:
-            # Where a class is left out, and at the row's end: -inf stands for what is not there.
-            at = i
+        if i == full:
+            fetch(ahead, i, size)
             q_0 = vf_set(0.0)
-            q_1 = vf_set(0.0)
-            for k in range(4):
-                if at >= n:
-                    break
-                v = vf_load_part(x + at, n - at, -INFINITY)
-                v = vf_if_equal(vf_count(), vf_set(<float>(a - at)), vf_set(-INFINITY), v)
-                v = vf_if_equal(vf_count(), vf_set(<float>(b - at)), vf_set(-INFINITY), v)
-                v = exp_vector(v, magic, floor, offsets, errors)
-                if k < 2:
-                    q_0 = vf_add(q_0, v)
-                else:
-                    q_1 = vf_add(q_1, v)
-                at += LANES
+            for k in range(full, n, 16):      # LANES
+                q_1 = without(without(vf_load_part(x + k, n - k, -INFINITY), a - k), b - k)
+                q_1 = exp_vector(q_1, magic, floor, offsets, errors)
+                q_0 = vf_add(q_0, q_1)
+            sum_0 = vd_add(sum_0, vd_low(q_0))
+            sum_1 = vd_add(sum_1, vd_high(q_0))
+            break
+        if i == at_a or i == at_b:
+            # -inf stands for the class that is left out.
+            fetch(ahead, i, size)
+            q_0 = exp_vector(without(without(vf_load(x + i), a - i), b - i), magic, floor, offsets, errors)
+            q_0 = vf_add(q_0, exp_vector(without(without(vf_load(x + i + LANES), a - i - LANES), b - i - LANES), magic,
+                                         floor, offsets, errors))
+            q_1 = exp_vector(without(without(vf_load(x + i + 2 * LANES), a - i - 2 * LANES), b - i - 2 * LANES), magic,
+                             floor, offsets, errors)
+            q_1 = vf_add(q_1, exp_vector(without(without(vf_load(x + i + 3 * LANES), a - i - 3 * LANES),
+                                                 b - i - 3 * LANES), magic, floor, offsets, errors))
             q_0 = vf_add(q_0, q_1)
             sum_0 = vd_add(sum_0, vd_low(q_0))
             sum_1 = vd_add(sum_1, vd_high(q_0))
@@ -273,10 +296,7 @@ cdef double exp_sum(const float* x, Py_ssize_t n, Py_ssize_t a, Py_ssize_t b, co
             continue
         stop = next_stop(i, at_a, at_b, full)
         while i < stop:
-            fl_prefetch(ahead + i)
-            fl_prefetch(ahead + i + LANES)
-            fl_prefetch(ahead + i + 2 * LANES)
-            fl_prefetch(ahead + i + 3 * LANES)
+            fetch(ahead, i, size)
             q_0 = exp_vector(vf_load(x + i), magic, floor, offsets, errors)
             q_0 = vf_add(q_0, exp_vector(vf_load(x + i + LANES), magic, floor, offsets, errors))
             q_1 = exp_vector(vf_load(x + i + 2 * LANES), magic, floor, offsets, errors)

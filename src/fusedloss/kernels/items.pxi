@@ -1,0 +1,838 @@
+# Items: the loops of the pointwise losses over a chunk, on whole registers.
+#
+# A chunk is read at most twice: once for e^-|x|, which lies in the first-level cache afterwards, and once for what is
+# made of it. Sums of logarithms are logarithms of products; what is written goes straight to its array.
+
+cdef inline void exp_below_zero(vf v, const Exponents* k, float* e, float* low) noexcept nogil:
+    """OUT e^v for v <= 0, subnormal results included: computed as 2^64 e^v, which is normal where e^v is not zero. OUT
+    low, unless NULL: what its last rounding has lost."""
+    cdef vf lost
+    if low == NULL:
+        v = exp_vector(v, k.magic, k.floor, k.offsets, k.errors)
+    else:
+        v = exp_with_low(vf_max(k.floor, v), k, &lost)
+        vf_store(low, vf_mul(lost, vf_set(<float>5.421010862427522e-20)))
+    vf_store(e, vf_mul(v, vf_set(<float>5.421010862427522e-20)))
+
+
+cdef inline vf log1p_tail_vector(vf e) noexcept nogil:
+    """(log(1 + e) - e) / e^2 for 0 <= e <= 1."""
+    cdef vf p = vf_fma(vf_set(FL_LOG1PF_C10), e, vf_set(FL_LOG1PF_C9))
+    p = vf_fma(p, e, vf_set(FL_LOG1PF_C8))
+    p = vf_fma(p, e, vf_set(FL_LOG1PF_C7))
+    p = vf_fma(p, e, vf_set(FL_LOG1PF_C6))
+    p = vf_fma(p, e, vf_set(FL_LOG1PF_C5))
+    p = vf_fma(p, e, vf_set(FL_LOG1PF_C4))
+    p = vf_fma(p, e, vf_set(FL_LOG1PF_C3))
+    return vf_fma(p, e, vf_set(FL_LOG1PF_C2))
+
+
+cdef inline void log1p_vectors(vf* a, vf* b) noexcept nogil:
+    """log1p_vector of both, in place; the operations alternate, since one chain of them is longer than what a
+    processor looks ahead."""
+    cdef vf p = vf_fma(vf_set(FL_LOG1PF_C10), a[0], vf_set(FL_LOG1PF_C9))
+    cdef vf q = vf_fma(vf_set(FL_LOG1PF_C10), b[0], vf_set(FL_LOG1PF_C9))
+    p = vf_fma(p, a[0], vf_set(FL_LOG1PF_C8))
+    q = vf_fma(q, b[0], vf_set(FL_LOG1PF_C8))
+    p = vf_fma(p, a[0], vf_set(FL_LOG1PF_C7))
+    q = vf_fma(q, b[0], vf_set(FL_LOG1PF_C7))
+    p = vf_fma(p, a[0], vf_set(FL_LOG1PF_C6))
+    q = vf_fma(q, b[0], vf_set(FL_LOG1PF_C6))
+    p = vf_fma(p, a[0], vf_set(FL_LOG1PF_C5))
+    q = vf_fma(q, b[0], vf_set(FL_LOG1PF_C5))
+    p = vf_fma(p, a[0], vf_set(FL_LOG1PF_C4))
+    q = vf_fma(q, b[0], vf_set(FL_LOG1PF_C4))
+    p = vf_fma(p, a[0], vf_set(FL_LOG1PF_C3))
+    q = vf_fma(q, b[0], vf_set(FL_LOG1PF_C3))
+    p = vf_fma(p, a[0], vf_set(FL_LOG1PF_C2))
+    q = vf_fma(q, b[0], vf_set(FL_LOG1PF_C2))
+    a[0] = vf_fma(vf_mul(a[0], a[0]), p, a[0])
+    b[0] = vf_fma(vf_mul(b[0], b[0]), q, b[0])
+
+
+cdef inline vf log1p_vector(vf e) noexcept nogil:
+    """log(1 + e) for 0 <= e <= 1. Max error 1.15 ulp (all inputs)."""
+    return vf_fma(vf_mul(e, e), log1p_tail_vector(e), e)
+
+
+cdef inline vf plus_log1p_vector(vf u, vf e, vf low) noexcept nogil:
+    """u + log(1 + e + low) for u = 0 or u >= -log(e) >= 0, without rounding log(1 + e) first."""
+    cdef vf tail = log1p_tail_vector(e)
+    cdef vf s = vf_add(u, e)
+    cdef vf part = vf_sub(s, u)
+    cdef vf lost = vf_add(vf_sub(u, vf_sub(s, part)), vf_sub(e, part))
+    # What is left of `low` is low / (1 + e), for which two digits do.
+    cdef vf slope = vf_fma(vf_fma(vf_set(<float>0.4), e, vf_set(<float>-0.9)), e, vf_set(1.0))
+    s = vf_add(s, vf_fma(vf_mul(e, e), tail, vf_fma(low, slope, lost)))
+    return vf_if_equal(u, vf_set(INFINITY), u, s)
+
+
+cdef inline vector divide_vector(vector numerator, vector e) noexcept nogil:
+    """numerator / (1 + e) for 0 <= e <= 1: the quotient by the rounded 1 + e, corrected with its exact remainder."""
+    cdef vector one = v_same(1.0, e)
+    cdef vector d = v_plus(one, e)
+    cdef vector rest = v_minus(e, v_minus(d, one))
+    cdef vector inverse = v_over(one, d)
+    cdef vector q = v_times(numerator, inverse)
+    return v_times_plus(v_less_times(q, rest, v_less_times(q, d, numerator)), inverse, q)
+
+
+cdef inline Py_ssize_t until_line(const void* p, Py_ssize_t size) noexcept nogil:
+    """How many items of `size` bytes lie before the first whole line: only whole lines go past the caches."""
+    return <Py_ssize_t>(((64 - (<size_t>p & 63)) & 63) // <size_t>size)
+
+
+cdef inline void exp_of_minus_size(const real* x, Py_ssize_t n, real* e, float* low) noexcept nogil:
+    """OUT e = e^-|x| of n items, and, of float32, what its last rounding has lost, unless that is NULL; these have room
+    for whole vectors, and are 0 beyond the end. What lies CHUNK further on is
+    fetched meanwhile; targets are fetched by the loops after it, so that requests to memory are spread."""
+    cdef Exponents table
+    cdef DoubleExp doubles
+    cdef vd a, b
+    cdef Py_ssize_t i, k
+    if real is float:
+        table = exponents_of(-64.0)
+        for k in range(n // LANES):
+            i = k * LANES
+            fl_prefetch(x + i + CHUNK)
+            exp_below_zero(vf_neg_abs(vf_load(x + i)), &table, e + i, low + i if low != NULL else NULL)
+        if n % LANES:
+            i = n - n % LANES
+            exp_below_zero(vf_neg_abs(vf_load_part(x + i, n - i, INFINITY)), &table, e + i,
+                           low + i if low != NULL else NULL)
+    else:
+        # 2^64 e^v is normal where e^v is not zero, so that a subnormal result is rounded once more only.
+        doubles = double_exp(-64.0)
+        for k in range((n + LANES - 1) // LANES):
+            i = k * LANES
+            fl_prefetch(x + i + CHUNK)
+            fl_prefetch(x + i + CHUNK + 8)
+            a = vd_load(x + i) if n - i >= 8 else vd_load_part(x + i, n - i, INFINITY)
+            b = vd_load(x + i + 8) if n - i >= LANES else vd_load_part(x + i + 8, n - i - 8, INFINITY)
+            a = vd_neg_abs(a)
+            b = vd_neg_abs(b)
+            exp_vectors(&a, &b, &doubles)
+            vd_store(e + i, vd_mul(a, vd_set(5.421010862427522e-20)))
+            vd_store(e + i + 8, vd_mul(b, vd_set(5.421010862427522e-20)))
+
+
+cdef inline vd exponent_of(vd u) noexcept nogil:
+    """The exponent of u in the low bits, 1023 added, for a significand from sqrt(1/2) to sqrt(2): see log_plus."""
+    cdef vd root = vd_set(fl_double_bits(<uint64_t>0x3fe6a09e667f3bcd - (<uint64_t>0x3ff << 52)))
+    return vd_shift_right(vd_sub_bits(u, root), 52)
+
+
+cdef inline void log_vectors(vd* a, vd* b, vd c, vd d) noexcept nogil:
+    """log_plus of a and c, and of b and d, in place: the same bits. The operations alternate, since one chain of them
+    is longer than what a processor looks ahead."""
+    cdef vd one = vd_set(1.0)
+    cdef vd two = vd_set(2.0)
+    cdef vd k = exponent_of(a[0])
+    cdef vd m = exponent_of(b[0])
+    cdef vd f = vd_sub_bits(a[0], vd_shift_left(vd_sub_bits(k, vd_set(fl_double_bits(1023))), 52))
+    cdef vd g = vd_sub_bits(b[0], vd_shift_left(vd_sub_bits(m, vd_set(fl_double_bits(1023))), 52))
+    # The bits of 2^52 + n, for n < 2^52, are those of 2^52 and n.
+    k = vd_sub(vd_add_bits(k, vd_set(4503599627370496.0)), vd_set(4503599627370496.0 + 1023.0))
+    m = vd_sub(vd_add_bits(m, vd_set(4503599627370496.0)), vd_set(4503599627370496.0 + 1023.0))
+    f = vd_sub(f, one)
+    g = vd_sub(g, one)
+    cdef vd s = vd_div(f, vd_add(two, f))
+    cdef vd t = vd_div(g, vd_add(two, g))
+    cdef vd w = vd_mul(s, s)
+    cdef vd x = vd_mul(t, t)
+    cdef vd p = vd_fma(vd_set(FL_LOG_C8), w, vd_set(FL_LOG_C7))
+    cdef vd q = vd_fma(vd_set(FL_LOG_C8), x, vd_set(FL_LOG_C7))
+    p = vd_fma(p, w, vd_set(FL_LOG_C6))
+    q = vd_fma(q, x, vd_set(FL_LOG_C6))
+    p = vd_fma(p, w, vd_set(FL_LOG_C5))
+    q = vd_fma(q, x, vd_set(FL_LOG_C5))
+    p = vd_fma(p, w, vd_set(FL_LOG_C4))
+    q = vd_fma(q, x, vd_set(FL_LOG_C4))
+    p = vd_fma(p, w, vd_set(FL_LOG_C3))
+    q = vd_fma(q, x, vd_set(FL_LOG_C3))
+    p = vd_fma(p, w, vd_set(FL_LOG_C2))
+    q = vd_fma(q, x, vd_set(FL_LOG_C2))
+    p = vd_fma(p, w, vd_set(FL_LOG_C1))
+    q = vd_fma(q, x, vd_set(FL_LOG_C1))
+    cdef vd half = vd_mul(vd_mul(vd_set(0.5), f), f)
+    cdef vd other = vd_mul(vd_mul(vd_set(0.5), g), g)
+    p = vd_add(half, vd_mul(vd_mul(two, w), p))
+    q = vd_add(other, vd_mul(vd_mul(two, x), q))
+    p = vd_fma(s, p, vd_fma(k, vd_set(FL_LN2_SPLIT_LO), c))
+    q = vd_fma(t, q, vd_fma(m, vd_set(FL_LN2_SPLIT_LO), d))
+    a[0] = vd_fma(k, vd_set(FL_LN2_SPLIT_HI), vd_sub(f, vd_sub(half, p)))
+    b[0] = vd_fma(m, vd_set(FL_LN2_SPLIT_HI), vd_sub(g, vd_sub(other, q)))
+
+
+cdef void log1p_of_units(double* e, Py_ssize_t n, double* out) noexcept nogil:
+    """OUT log1p_accurate of 0 <= e <= 1, for whole vectors: the same bits. out may be e."""
+    cdef vd one = vd_set(1.0)
+    cdef vd a, b, u, v, c, d
+    cdef Py_ssize_t i, k
+    for k in range((n + LANES - 1) // LANES):
+        i = k * LANES
+        a = vd_load(e + i)
+        b = vd_load(e + i + 8)
+        u = vd_add(one, a)
+        v = vd_add(one, b)
+        c = vd_sub(u, one)
+        d = vd_sub(v, one)
+        c = vd_div(vd_add(vd_sub(one, vd_sub(u, c)), vd_sub(a, c)), u)
+        d = vd_div(vd_add(vd_sub(one, vd_sub(v, d)), vd_sub(b, d)), v)
+        log_vectors(&u, &v, c, d)
+        # nan stays
+        vd_store(out + i, vd_if_less(a, vd_set(INFINITY), u, a))
+        vd_store(out + i + 8, vd_if_less(b, vd_set(INFINITY), v, b))
+
+
+cdef enum Function:
+    SIGMOID_OF
+    SOFTPLUS_OF
+    LOG_SIGMOID_OF
+
+
+cdef inline vf function_vector(Function which, vf x, vf e, vf low) noexcept nogil:
+    """sigmoid: 1/(1 + e) or e/(1 + e); softplus: max(x, 0) + log1p(e); log_sigmoid(x) = -softplus(-x)."""
+    if which == SIGMOID_OF:
+        return divide_vector(vf_if_negative(x, e, vf_set(1.0)), e)
+    if which == SOFTPLUS_OF:
+        return plus_log1p_vector(vf_if_less(vf_set(0.0), x, x, vf_set(0.0)), e, low)
+    return vf_neg(plus_log1p_vector(vf_if_less(x, vf_set(0.0), vf_neg(x), vf_set(0.0)), e, low))
+
+
+cdef inline void function_at(Function which, const real* x, const real* e, const float* low, Py_ssize_t m, real* out,
+                             bint stream) noexcept nogil:
+    """One vector of `functions`, or the first m items of it."""
+    cdef vf a, b, lost
+    cdef vd c, d
+    if real is float:
+        a = vf_load(x) if m >= LANES else vf_load_part(x, m, 0.0)
+        b = vf_load(e) if m >= LANES else vf_load_part(e, m, 0.0)
+        lost = vf_set(0.0)
+        if which != SIGMOID_OF:
+            lost = vf_load(low) if m >= LANES else vf_load_part(low, m, 0.0)
+        write_vector(out, function_vector(which, a, b, lost), m, stream)
+    else:
+        c = vd_load(x) if m >= 8 else vd_load_part(x, m, 0.0)
+        d = vd_load(e) if m >= 8 else vd_load_part(e, m, 0.0)
+        write_vector(out, divide_vector(vd_if_negative(c, d, vd_set(1.0)), d), m, stream)
+
+
+cdef inline void functions(Function which, const real* x, Py_ssize_t n, real* out, bint stream) noexcept nogil:
+    """A function of n <= CHUNK items, in float64 sigmoid only; past the caches if `stream`. out may be x."""
+    cdef real e[CHUNK]
+    cdef float low[CHUNK]
+    cdef Py_ssize_t head = min(n, until_line(out, sizeof(real))) if stream else 0
+    cdef Py_ssize_t width = 64 // <Py_ssize_t>sizeof(real)
+    cdef Py_ssize_t i = 0
+    cdef Py_ssize_t m
+    exp_of_minus_size(x, n, e, low if which != SIGMOID_OF else NULL)
+    while i < n:
+        m = min(width, head - i if i < head else n - i)
+        if m == width:
+            function_at(which, x + i, e + i, low + i, width, out + i, stream)
+        else:
+            function_at(which, x + i, e + i, low + i, m, out + i, False)
+        i += m
+
+
+cdef inline vf load_first(const float* p, Py_ssize_t n) noexcept nogil:
+    """The first n numbers, and 0 for what is not there."""
+    return vf_load(p) if n >= LANES else vf_load_part(p, n if n > 0 else 0, 0.0)
+
+
+cdef struct LogProducts:
+    # Sums of log(1 + e) as logarithms of products of 1 + e, in 32 lanes: a block's 512 factors in a lane, each 2 at
+    # most, do not overflow. float32: `high` is the product less 1, so that small e keep all their digits. float64:
+    # the product, and its rounding errors in `low`.
+    vd high[4]
+    vd low[4]
+
+
+cdef inline void begin_products(LogProducts* p, double start) noexcept nogil:
+    cdef int k
+    for k in range(4):
+        p.high[k] = vd_set(start)
+        p.low[k] = vd_set(0.0)
+
+
+cdef void add_products(Sum* total, const LogProducts* p, bint double_items) noexcept nogil:
+    """Add the logarithms of all lanes."""
+    cdef double highs[32]
+    cdef double lows[32]
+    cdef double logs[CHUNK]
+    cdef int k
+    for k in range(4):
+        vd_store(highs + 8 * k, p.high[k])
+        vd_store(lows + 8 * k, p.low[k])
+    if double_items:
+        for k in range(32):
+            logs[k] = log_plus(highs[k], lows[k] / highs[k])
+    else:
+        for k in range(32):
+            logs[k] = log1p_accurate(highs[k])
+    add_carefully(total, logs, 32)
+
+
+cdef inline vector minus_wrong(vector x, vector t, bint masked) noexcept nogil:
+    """-c |x| with c = t for x < 0, 1 - t else: how wrong the sign of x is. 0 times infinity is 0 if `masked`; without
+    masks it is t x - max(x, 0), which needs fewer operations and is nan where x is infinite."""
+    cdef vector zero = v_same(0.0, x)
+    cdef vector wrong
+    if not masked:
+        return v_times_minus(t, x, v_maximum(x, zero))
+    wrong = v_if_negative(x, t, v_minus(v_same(1.0, x), t))
+    return v_if_equal(wrong, zero, zero, v_times(wrong, v_minus_size(x)))
+
+
+cdef inline void add_pair(vf e, vf f, vd* p_0, vd* p_1) noexcept nogil:
+    """Multiply products by (1 + e) (1 + f): both as products less 1, in float32 and in float64."""
+    cdef vf both = vf_fma(e, f, vf_add(e, f))
+    cdef vd low = vd_low(both)
+    cdef vd high = vd_high(both)
+    p_0[0] = vd_fma(p_0[0], low, vd_add(p_0[0], low))
+    p_1[0] = vd_fma(p_1[0], high, vd_add(p_1[0], high))
+
+
+cdef double add_binary_losses(const float* x, const float* t, const float* e, Py_ssize_t n, LogProducts* products,
+                              bint masked) noexcept nogil:
+    """Sum of c |x| over n <= CHUNK items; log(1 + e) goes to `products`. Conversions to float64 cost more than what is
+    converted: pairs of factors are multiplied, and four terms added, in float32.
+
+    Masks cost a comparison for each item, and only infinities need them: where the sum is not finite it is made again
+    with masks, and without sums in float32, which overflow near its largest number."""
+    cdef vd sum_0 = vd_set(0.0), sum_1 = vd_set(0.0)
+    cdef vd p_0 = products.high[0], p_1 = products.high[1], p_2 = products.high[2], p_3 = products.high[3]
+    cdef vf four
+    cdef Py_ssize_t full = 0 if masked else n - n % WIDE
+    cdef Py_ssize_t i, k
+    cdef double total
+    for k in range(full // WIDE):
+        i = k * WIDE
+        fl_prefetch(t + i + CHUNK)
+        fl_prefetch(t + i + CHUNK + LANES)
+        fl_prefetch(t + i + CHUNK + 2 * LANES)
+        fl_prefetch(t + i + CHUNK + 3 * LANES)
+        add_pair(vf_load(e + i), vf_load(e + i + LANES), &p_0, &p_1)
+        add_pair(vf_load(e + i + 2 * LANES), vf_load(e + i + 3 * LANES), &p_2, &p_3)
+        four = vf_add(
+            vf_add(minus_wrong(vf_load(x + i), vf_load(t + i), masked),
+                   minus_wrong(vf_load(x + i + LANES), vf_load(t + i + LANES), masked)),
+            vf_add(minus_wrong(vf_load(x + i + 2 * LANES), vf_load(t + i + 2 * LANES), masked),
+                   minus_wrong(vf_load(x + i + 3 * LANES), vf_load(t + i + 3 * LANES), masked)))
+        sum_0 = vd_sub(sum_0, vd_low(four))
+        sum_1 = vd_sub(sum_1, vd_high(four))
+    for k in range((n - full + LANES - 1) // LANES):
+        # Beyond the end 0 |0| is added, and e is 0.
+        i = full + k * LANES
+        four = minus_wrong(vf_load_part(x + i, n - i, 0.0), vf_load_part(t + i, n - i, 0.0), masked)
+        if k % 2 == 0:
+            add_pair(vf_load(e + i), vf_set(0.0), &p_0, &p_1)
+        else:
+            add_pair(vf_load(e + i), vf_set(0.0), &p_2, &p_3)
+        sum_0 = vd_sub(sum_0, vd_low(four))
+        sum_1 = vd_sub(sum_1, vd_high(four))
+    total = fold_vectors(sum_0, sum_1)
+    if not masked and not isfinite(total):
+        return add_binary_losses(x, t, e, n, products, True)
+    products.high[0] = p_0
+    products.high[1] = p_1
+    products.high[2] = p_2
+    products.high[3] = p_3
+    return total
+
+
+cdef inline void binary_values(const real* x, const real* t, const real* e, Py_ssize_t n,
+                               real* values) noexcept nogil:
+    """OUT the losses of n <= CHUNK items; room for whole vectors."""
+    cdef vf v, w
+    cdef Py_ssize_t i, k
+    cdef real wrong
+    if real is float:
+        for k in range((n + 2 * LANES - 1) // (2 * LANES)):
+            # Two vectors, since one chain of these operations is longer than what a processor looks ahead.
+            i = k * 2 * LANES
+            v = vf_load(e + i)
+            w = vf_load(e + i + LANES)
+            log1p_vectors(&v, &w)
+            vf_store(values + i, vf_sub(v, minus_wrong(load_first(x + i, n - i), load_first(t + i, n - i), True)))
+            i += LANES
+            vf_store(values + i, vf_sub(w, minus_wrong(load_first(x + i, n - i), load_first(t + i, n - i), True)))
+    else:
+        log1p_of_units(<double*>e, n, values)
+        for i in range(n):
+            wrong = t[i] if x[i] < 0.0 else 1.0 - t[i]
+            wrong = 0.0 if wrong == 0.0 else wrong * (-x[i] if x[i] < 0.0 else x[i])
+            values[i] = wrong + values[i]
+
+
+cdef inline bint all_finite(const real* t, Py_ssize_t n) noexcept nogil:
+    """Whether n numbers are finite; not if their sum overflows, which costs time and no digits."""
+    cdef real sums[64]
+    cdef real total = 0.0
+    cdef Py_ssize_t full = n - n % 64
+    cdef Py_ssize_t k, i
+    for i in range(64):
+        sums[i] = 0.0
+    for k in range(full // 64):
+        for i in range(64):
+            sums[i] += t[k * 64 + i]
+    for i in range(n - full):
+        sums[i] += t[full + i]
+    for i in range(32):
+        sums[i] += sums[i + 32]
+    for i in range(32):
+        total += sums[i]
+    return total - total == 0.0
+
+
+cdef inline void binary_derivatives(vector x, vector t, vector e, vector high, vector low, vector inverse, bint finite,
+                                    bint second, vector* g, vector* h) noexcept nogil:
+    """Gradient and Hessian with the factor high + low:
+    g = (1 - t - t e) / (1 + e) for x >= 0, ((1 - t) e - t) / (1 + e) below: no cancellation for hard t;
+    h = e / (1 + e)^2.
+
+    One division for both: f + lost is the factor over 1 + e, s (1 + lacking) is 1 / (1 + e), p + p_low = e / (1 + e).
+    `inverse` is 1 over the factor, or nearly.
+    """
+    cdef vector one = v_same(1.0, x)
+    cdef vector zero = v_same(0.0, x)
+    cdef vector other = v_minus(one, t)
+    cdef vector negative = v_opposite(t)
+    cdef vector numerator = v_times_plus(v_if_negative(x, other, negative), e, v_if_negative(x, negative, other))
+    cdef vector d = v_plus(one, e)
+    cdef vector rest = v_minus(e, v_minus(d, one))
+    cdef vector f = v_over(high, d)
+    cdef vector s = v_times(f, inverse)
+    cdef vector lost = v_times(s, v_less_times(f, rest, v_plus(v_less_times(f, d, high), low)))
+    cdef vector lacking, p, p_low
+    g[0] = v_times_plus(numerator, f, v_times(numerator, lost))
+    if not finite:
+        g[0] = v_if_equal(v_minus(numerator, numerator), zero, g[0], v_times(numerator, f))
+    if second:
+        lacking = v_less_times(s, rest, v_less_times(s, d, one))
+        p = v_times(e, s)
+        p_low = v_times_plus(p, lacking, v_times_minus(e, s, p))
+        h[0] = v_times_plus(p, f, v_times_plus(p, lost, v_times(p_low, f)))
+        if not finite:
+            h[0] = v_times_plus(t, zero, h[0])       # nan where t is
+
+
+cdef inline void probability_derivatives(vector p, vector t, vector high, vector low, bint second, vector* g,
+                                         vector* h) noexcept nogil:
+    """Gradient and Hessian of -log(p) for t = 1, -log(1 - p) for t = 0, with the factor high + low, p and 1 - p being
+    1e-12 at least: u + rest is p or 1 - p, and the rest as in binary_derivatives."""
+    cdef vector one = v_same(1.0, p)
+    cdef vector other = v_minus(one, t)
+    cdef vector sum = v_times_minus(v_plus(t, t), p, p)      # p or -p
+    cdef vector u = v_plus(other, sum)
+    cdef vector rest = v_plus(v_minus(other, u), sum)
+    cdef vector least = v_same(1e-12, p)
+    cdef vector s, lacking, f, f_low
+    rest = v_if_less(u, least, v_same(1e-12 - <double><float>1e-12 if vector is vf else 0.0, p), rest)
+    u = v_maximum(least, u)
+    s = v_over(one, u)
+    lacking = v_less_times(s, rest, v_less_times(s, u, one))
+    f = v_times(s, high)
+    f_low = v_times_plus(f, lacking, v_times_plus(s, low, v_times_minus(s, high, f)))
+    g[0] = v_times(v_minus(other, t), v_plus(f, f_low))
+    if second:
+        h[0] = v_times_plus(s, f, v_times(s, v_times_plus(f, lacking, f_low)))
+
+
+cdef inline void derivatives_at(const real* x, const real* t, const real* e, Py_ssize_t m, real high, real low,
+                                bint finite, real* grad, real* hess, bint stream, bint stream_hess) noexcept nogil:
+    """One vector of write_derivatives, or the first m items of it."""
+    cdef vf g, h = vf_set(0.0)
+    cdef vd a, b = vd_set(0.0)
+    if real is float:
+        if e == NULL:
+            probability_derivatives(load_first(x, m), load_first(t, m), vf_set(high), vf_set(low), hess != NULL,
+                                    &g, &h)
+        elif m >= LANES:
+            binary_derivatives(vf_load(x), vf_load(t), vf_load(e), vf_set(high), vf_set(low),
+                               vf_set(<real>1.0 / high), finite, hess != NULL, &g, &h)
+        else:
+            binary_derivatives(vf_load_part(x, m, 0.0), vf_load_part(t, m, 0.0), vf_load_part(e, m, 0.0),
+                               vf_set(high), vf_set(low), vf_set(<real>1.0 / high), finite, hess != NULL,
+                               &g, &h)
+        write_vector(grad, g, m, stream)
+        if hess != NULL:
+            write_vector(hess, h, m, stream_hess)
+    else:
+        if e == NULL:
+            probability_derivatives(vd_load(x) if m >= 8 else vd_load_part(x, m, 0.0),
+                                    vd_load(t) if m >= 8 else vd_load_part(t, m, 0.0),
+                                    vd_set(high), vd_set(low), hess != NULL, &a, &b)
+        elif m >= 8:
+            binary_derivatives(vd_load(x), vd_load(t), vd_load(e), vd_set(high), vd_set(low),
+                               vd_set(<real>1.0 / high), finite, hess != NULL, &a, &b)
+        else:
+            binary_derivatives(vd_load_part(x, m, 0.0), vd_load_part(t, m, 0.0), vd_load_part(e, m, 0.0),
+                               vd_set(high), vd_set(low), vd_set(<real>1.0 / high), finite, hess != NULL,
+                               &a, &b)
+        write_vector(grad, a, m, stream)
+        if hess != NULL:
+            write_vector(hess, b, m, stream_hess)
+
+
+cdef void write_derivatives(const real* x, const real* t, const real* e, Py_ssize_t n, real high, real low,
+                            bint finite, real* grad, real* hess, bint stream) noexcept nogil:
+    """OUT grad and hess, which may be NULL, of n <= CHUNK items; one of them may be x. Past the caches if `stream`.
+    x are logits; or, if e is NULL, probabilities, and t nothing but 0 and 1. `finite`: all targets are, for certain."""
+    # Where the lines of the two outputs begin at different items, the second goes through the caches.
+    cdef bint both = stream and (<size_t>grad & 63) == (<size_t>hess & 63)
+    cdef Py_ssize_t head = min(n, until_line(grad, sizeof(real))) if stream else 0
+    cdef Py_ssize_t width = 64 // <Py_ssize_t>sizeof(real)
+    cdef Py_ssize_t i = 0
+    cdef Py_ssize_t m
+    cdef const real* e_at
+    finite = finite or e == NULL or all_finite(t, n)
+    while i < n:
+        m = min(width, head - i if i < head else n - i)
+        e_at = e + i if e != NULL else NULL
+        fl_prefetch(t + i + CHUNK)
+        if m == width and finite:
+            derivatives_at(x + i, t + i, e_at, width, high, low, True, grad + i, hess + i if hess != NULL else NULL,
+                           stream, both)
+        else:
+            derivatives_at(x + i, t + i, e_at, m, high, low, finite, grad + i, hess + i if hess != NULL else NULL,
+                           False, False)
+        i += m
+
+
+cdef inline void add_factor(vd* high, vd* low, vd e) noexcept nogil:
+    """Multiply the product high + low by 1 + e. What the fma has lost is found by another: the difference is exact."""
+    cdef vd p = vd_fma(high[0], e, high[0])
+    cdef vd lost = vd_fma(high[0], e, vd_sub(high[0], p))
+    low[0] = vd_fma(low[0], e, vd_add(low[0], lost))
+    high[0] = p
+
+
+cdef void add_binary_losses_double(const double* x, const double* t, const double* e, Py_ssize_t n,
+                                   LogProducts* products, bint masked, Sum* total) noexcept nogil:
+    """add_binary_losses in float64: sums and products keep their rounding errors."""
+    cdef vd high_0 = vd_set(0.0), high_1 = vd_set(0.0), low_0 = vd_set(0.0), low_1 = vd_set(0.0)
+    cdef vd p_0 = products.high[0], p_1 = products.high[1], p_2 = products.high[2], p_3 = products.high[3]
+    cdef vd q_0 = products.low[0], q_1 = products.low[1], q_2 = products.low[2], q_3 = products.low[3]
+    cdef double highs[8]
+    cdef double lows[8]
+    cdef Sum sum
+    cdef Py_ssize_t full = n - n % 32
+    cdef Py_ssize_t i, k
+    for k in range(full // 32):
+        i = k * 32
+        fl_prefetch(t + i + CHUNK)
+        fl_prefetch(t + i + CHUNK + 8)
+        fl_prefetch(t + i + CHUNK + 16)
+        fl_prefetch(t + i + CHUNK + 24)
+        add_factor(&p_0, &q_0, vd_load(e + i))
+        add_factor(&p_1, &q_1, vd_load(e + i + 8))
+        add_factor(&p_2, &q_2, vd_load(e + i + 16))
+        add_factor(&p_3, &q_3, vd_load(e + i + 24))
+        add_vector(&high_0, &low_0, minus_wrong(vd_load(x + i), vd_load(t + i), masked))
+        add_vector(&high_1, &low_1, minus_wrong(vd_load(x + i + 8), vd_load(t + i + 8), masked))
+        add_vector(&high_0, &low_0, minus_wrong(vd_load(x + i + 16), vd_load(t + i + 16), masked))
+        add_vector(&high_1, &low_1, minus_wrong(vd_load(x + i + 24), vd_load(t + i + 24), masked))
+    for k in range((n - full + 7) // 8):
+        # Beyond the end 0 |0| is added, and e is 0.
+        i = full + k * 8
+        add_factor(&p_0, &q_0, vd_load_part(e + i, n - i, 0.0))
+        add_vector(&high_0, &low_0,
+                   minus_wrong(vd_load_part(x + i, n - i, 0.0), vd_load_part(t + i, n - i, 0.0), masked))
+    add_vector(&high_0, &low_0, high_1)
+    vd_store(highs, high_0)
+    vd_store(lows, vd_add(low_0, low_1))
+    memset(&sum, 0, sizeof(Sum))
+    for k in range(8):
+        add(&sum, -highs[k])
+        sum.low -= lows[k]
+    if not masked and not isfinite(sum.high):
+        add_binary_losses_double(x, t, e, n, products, True, total)
+        return
+    add(total, sum.high)
+    total.low += sum.low
+    products.high[0] = p_0
+    products.high[1] = p_1
+    products.high[2] = p_2
+    products.high[3] = p_3
+    products.low[0] = q_0
+    products.low[1] = q_1
+    products.low[2] = q_2
+    products.low[3] = q_3
+
+
+# Probabilities and labels 0 and 1: the sum of the losses is the logarithm of a product of p and 1 - p. Factors may be
+# as small as e^-100, so that the product gives up its exponent after every four.
+
+cdef struct Likelihood:
+    vd high[2]            # the product as significands in 16 lanes, from sqrt(1/2) to sqrt(2),
+    vd low[2]             # its rounding errors,
+    vd exponents[2]       # integers: the exponents given up, with 1023 more each time,
+    int64_t times         # and how often that was
+    vd least              # the smallest factor
+
+
+cdef inline void begin_likelihood(Likelihood* s) noexcept nogil:
+    cdef int k
+    for k in range(2):
+        s.high[k] = vd_set(1.0)
+        s.low[k] = vd_set(0.0)
+        s.exponents[k] = vd_set(0.0)
+    s.times = 0
+    s.least = vd_set(1.0)
+
+
+cdef inline void multiply_by(vd other, vd sum, vd* high, vd* low, vd* least) noexcept nogil:
+    """Multiply high + low by p = 0 + p or 1 - p, of which the sum is rounded, and its rounding error kept."""
+    cdef vd u = vd_add(other, sum)
+    cdef vd rest = vd_add(vd_sub(other, u), sum)
+    cdef vd p = vd_mul(high[0], u)
+    cdef vd lost = vd_fma(high[0], rest, vd_fms(high[0], u, p))
+    low[0] = vd_fma(low[0], u, lost)
+    high[0] = p
+    least[0] = vd_min(u, least[0])
+
+
+cdef inline void give_up_exponent(vd* high, vd* low, vd* exponents) noexcept nogil:
+    cdef vd biased = exponent_of(high[0])
+    cdef vd scale = vd_shift_left(vd_sub_bits(vd_set(fl_double_bits(2046)), biased), 52)
+    exponents[0] = vd_add_bits(exponents[0], biased)
+    high[0] = vd_mul(high[0], scale)
+    low[0] = vd_mul(low[0], scale)
+
+
+cdef inline void multiply_by_16(const real* x, const real* t, Py_ssize_t n, Likelihood* s) noexcept nogil:
+    """By n <= 16 items; what is beyond the end has probability 1, and happened."""
+    cdef vf p, label
+    cdef vd one = vd_set(1.0)
+    cdef vd a, b, c, d
+    if real is float:
+        p = vf_load(x) if n >= LANES else vf_load_part(x, n if n > 0 else 0, 1.0)
+        label = vf_load(t) if n >= LANES else vf_load_part(t, n if n > 0 else 0, 1.0)
+        p = vf_fms(vf_add(label, label), p, p)
+        label = vf_sub(vf_set(1.0), label)
+        multiply_by(vd_low(label), vd_low(p), &s.high[0], &s.low[0], &s.least)
+        multiply_by(vd_high(label), vd_high(p), &s.high[1], &s.low[1], &s.least)
+    else:
+        a = vd_load(x) if n >= 8 else vd_load_part(x, n, 1.0)
+        b = vd_load(t) if n >= 8 else vd_load_part(t, n, 1.0)
+        c = vd_load(x + 8) if n >= LANES else vd_load_part(x + 8, n - 8, 1.0)
+        d = vd_load(t + 8) if n >= LANES else vd_load_part(t + 8, n - 8, 1.0)
+        multiply_by(vd_sub(one, b), vd_fms(vd_add(b, b), a, a), &s.high[0], &s.low[0], &s.least)
+        multiply_by(vd_sub(one, d), vd_fms(vd_add(d, d), c, c), &s.high[1], &s.low[1], &s.least)
+
+
+cdef bint add_likelihoods(const real* x, const real* t, Py_ssize_t n, Likelihood* products) noexcept nogil:
+    """Multiply by n <= CHUNK items. Not done, and False, if there is one whose loss must be cut off at 100."""
+    cdef Likelihood s = products[0]
+    cdef double least[8]
+    cdef Py_ssize_t full = n // 64
+    cdef Py_ssize_t i, k
+    for k in range((n + 63) // 64):
+        i = k * 64
+        if k < full:
+            multiply_by_16(x + i, t + i, LANES, &s)
+            multiply_by_16(x + i + 16, t + i + 16, LANES, &s)
+            multiply_by_16(x + i + 32, t + i + 32, LANES, &s)
+            multiply_by_16(x + i + 48, t + i + 48, LANES, &s)
+        else:
+            multiply_by_16(x + i, t + i, n - i, &s)
+            multiply_by_16(x + i + 16, t + i + 16, n - i - 16, &s)
+            multiply_by_16(x + i + 32, t + i + 32, n - i - 32, &s)
+            multiply_by_16(x + i + 48, t + i + 48, n - i - 48, &s)
+        give_up_exponent(&s.high[0], &s.low[0], &s.exponents[0])
+        give_up_exponent(&s.high[1], &s.low[1], &s.exponents[1])
+        s.times += 1
+    vd_store(least, s.least)
+    for k in range(8):
+        if least[k] < FL_E_MINUS_100:
+            return False
+    products[0] = s
+    return True
+
+
+cdef void add_log_likelihood(Sum* total, const Likelihood* s) noexcept nogil:
+    """Subtract the logarithms of all lanes: n ln 2 with n the sum of the exponents, and those of the significands."""
+    cdef double highs[16]
+    cdef double lows[16]
+    cdef double exponents[16]
+    cdef double logs[CHUNK]
+    cdef int64_t sum = -16 * 1023 * s.times
+    cdef double n, product
+    cdef int k
+    for k in range(2):
+        vd_store(highs + 8 * k, s.high[k])
+        vd_store(lows + 8 * k, s.low[k])
+        vd_store(exponents + 8 * k, s.exponents[k])
+    for k in range(16):
+        sum += <int64_t>fl_bits_f64(exponents[k])
+        logs[k] = -log_plus(highs[k], lows[k] / highs[k])
+    add_carefully(total, logs, 16)
+    n = -<double>sum
+    product = n * FL_LN2_HI
+    add(total, product)
+    total.low += fma(n, FL_LN2_LO, fma(n, FL_LN2_HI, -product))
+
+
+cdef inline void look_at(vector x, vector t, vector* high, vector* low, vector* soft) noexcept nogil:
+    """The largest x, the largest -x, and 0 if t is 0 or 1."""
+    cdef vector mixed = v_less_times(t, t, t)
+    high[0] = v_maximum(x, high[0])
+    low[0] = v_maximum(v_opposite(x), low[0])
+    soft[0] = v_times_plus(mixed, mixed, soft[0])
+
+
+cdef bint labels_are_hard(const real* x, const real* t, Py_ssize_t n, bint* outside) noexcept nogil:
+    """Whether targets of n <= CHUNK items are 0 or 1 each. OUT outside: some x is not within 0 and 1; nan is."""
+    cdef vf high = vf_set(0.0), low = vf_set(0.0), soft = vf_set(0.0)
+    cdef vd a = vd_set(0.0), b = vd_set(0.0), c = vd_set(0.0)
+    cdef real highs[LANES]
+    cdef real lows[LANES]
+    cdef real softs[LANES]
+    cdef bint hard = True
+    cdef Py_ssize_t width = 64 // <Py_ssize_t>sizeof(real)
+    cdef Py_ssize_t i, k
+    for k in range((n + width - 1) // width):
+        i = k * width
+        if real is float:
+            look_at(load_first(x + i, n - i), load_first(t + i, n - i), &high, &low, &soft)
+        elif n - i >= 8:
+            look_at(vd_load(x + i), vd_load(t + i), &a, &b, &c)
+        else:
+            look_at(vd_load_part(x + i, n - i, 0.0), vd_load_part(t + i, n - i, 0.0), &a, &b, &c)
+    if real is float:
+        vf_store(highs, high)
+        vf_store(lows, low)
+        vf_store(softs, soft)
+    else:
+        vd_store(highs, a)
+        vd_store(lows, b)
+        vd_store(softs, c)
+    outside[0] = False
+    for k in range(width):
+        outside[0] = outside[0] or highs[k] > 1.0 or lows[k] > 0.0
+        hard = hard and softs[k] == 0.0
+    return hard
+
+
+cdef struct Factor:
+    # A scale as high + low, so that multiplying by it rounds once.
+    double high
+    double low
+
+
+cdef inline vf scaled_differences(vd low, vd high, vd factor) noexcept nogil:
+    """The product with the factor is rounded to float64 and to float32."""
+    return vf_narrow(vd_mul(low, factor), vd_mul(high, factor))
+
+
+cdef double squared_errors(const float* x, const float* t, Py_ssize_t n, double factor, float* grad) noexcept nogil:
+    """Sum of (x - t)^2 over n <= CHUNK items, and OUT grad = factor (x - t), which may be NULL, or x. In float64:
+    differences are exact."""
+    cdef vd sum_0 = vd_set(0.0), sum_1 = vd_set(0.0)
+    cdef vd low, high
+    cdef vd factors = vd_set(factor)
+    cdef vf a, b
+    cdef Py_ssize_t full = n - n % LANES
+    cdef Py_ssize_t i = 0
+    while i < n:
+        # Beyond the end 0 - 0 adds nothing.
+        a = vf_load(x + i) if i < full else vf_load_part(x + i, n - i, 0.0)
+        b = vf_load(t + i) if i < full else vf_load_part(t + i, n - i, 0.0)
+        fl_prefetch(x + i + CHUNK)
+        fl_prefetch(t + i + CHUNK)
+        low = vd_sub(vd_low(a), vd_low(b))
+        high = vd_sub(vd_high(a), vd_high(b))
+        sum_0 = vd_fma(low, low, sum_0)
+        sum_1 = vd_fma(high, high, sum_1)
+        if grad != NULL:
+            write_vector(grad + i, scaled_differences(low, high, factors), n - i, False)
+        i += LANES
+    return fold_vectors(sum_0, sum_1)
+
+
+cdef inline void difference_at(const real* x, const real* t, Py_ssize_t m, Factor factor, real* out,
+                               bint stream) noexcept nogil:
+    """One vector of write_differences, or the first m items of it."""
+    cdef vf a, b
+    cdef vd c, d
+    cdef vd high = vd_set(factor.high)
+    if real is float:
+        a = vf_load(x) if m >= LANES else vf_load_part(x, m, 0.0)
+        b = vf_load(t) if m >= LANES else vf_load_part(t, m, 0.0)
+        c = vd_sub(vd_low(a), vd_low(b))
+        d = vd_sub(vd_high(a), vd_high(b))
+        write_vector(out, scaled_differences(c, d, high), m, stream)
+    else:
+        c = vd_load(x) if m >= 8 else vd_load_part(x, m, 0.0)
+        d = vd_load(t) if m >= 8 else vd_load_part(t, m, 0.0)
+        c = vd_sub(c, d)
+        d = vd_fma(c, high, vd_mul(c, vd_set(factor.low)))
+        # Infinities as by a plain product
+        d = vd_if_equal(vd_sub(d, d), vd_set(0.0), d, vd_mul(c, high))
+        write_vector(out, d, m, stream)
+
+
+cdef void write_differences(const real* x, const real* t, Py_ssize_t n, Factor factor, real* out,
+                            bint stream) noexcept nogil:
+    """OUT factor (x - t) of n items; past the caches if `stream`. out may be x."""
+    cdef Py_ssize_t head = min(n, until_line(out, sizeof(real))) if stream else 0
+    cdef Py_ssize_t width = 64 // <Py_ssize_t>sizeof(real)
+    cdef Py_ssize_t i = 0
+    cdef Py_ssize_t m
+    while i < n:
+        m = min(width, head - i if i < head else n - i)
+        if m == width:
+            difference_at(x + i, t + i, width, factor, out + i, stream)
+        else:
+            difference_at(x + i, t + i, m, factor, out + i, False)
+        i += m
+
+
+cdef void write_constant(real value, Py_ssize_t n, real* out, bint stream) noexcept nogil:
+    """OUT n times `value`; past the caches if `stream`."""
+    cdef Py_ssize_t head = min(n, until_line(out, sizeof(real))) if stream else n
+    cdef Py_ssize_t width = 64 // <Py_ssize_t>sizeof(real)
+    cdef Py_ssize_t i, k
+    cdef vf a
+    cdef vd b
+    for i in range(head):
+        out[i] = value
+    if real is float:
+        a = vf_set(value)
+        for k in range((n - head) // width):
+            vf_stream(out + head + k * width, a)
+    else:
+        b = vd_set(value)
+        for k in range((n - head) // width):
+            vd_stream(out + head + k * width, b)
+    for i in range(n - (n - head) % width, n):
+        out[i] = value
+
+
+cdef void add_squared_errors(Sum* total, const double* x, const double* t, Py_ssize_t n) noexcept nogil:
+    """Add (x - t)^2 of n items, each with the rounding errors of its difference and its square, in eight lanes that
+    keep the rounding errors of their sums (Dot2 of Ogita, Rump and Oishi, with a difference in front)."""
+    cdef vd high = vd_set(0.0)
+    cdef vd low = vd_set(0.0)
+    cdef vd a, b, d, back, lost, square
+    cdef double lanes[8]
+    cdef double lows[8]
+    cdef Py_ssize_t i = 0
+    cdef int k
+    while i < n:
+        a = vd_load(x + i) if n - i >= 8 else vd_load_part(x + i, n - i, 0.0)
+        b = vd_load(t + i) if n - i >= 8 else vd_load_part(t + i, n - i, 0.0)
+        d = vd_sub(a, b)
+        back = vd_sub(d, a)
+        lost = vd_sub(vd_sub(a, vd_sub(d, back)), vd_add(b, back))
+        square = vd_mul(d, d)
+        low = vd_add(low, vd_fma(vd_add(d, d), lost, vd_sub(vd_set(0.0), vd_nfma(d, d, square))))
+        add_vector(&high, &low, square)
+        i += 8
+    vd_store(lanes, high)
+    vd_store(lows, low)
+    for k in range(8):
+        add(total, lanes[k])
+        total.low += lows[k]

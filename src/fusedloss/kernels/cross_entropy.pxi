@@ -259,12 +259,19 @@ cdef bint finish_direct(const Softmax* t, Rows* r) noexcept nogil:
         r.special[i] = -coefficient * (r.rest[i] / r.total[i])
         r.loss[i] = 0.0 if r.label[i] == IGNORED else r.loss[i]
         r.z[i] = 0.0
+    set_peaks(r, label_term, top_term)
+    return not far
+
+
+cdef inline void set_peaks(Rows* r, const double* label_term, const double* top_term) noexcept nogil:
+    """The larger one of label and top, and the sum without it, of few float32 classes."""
+    cdef int i
+    for i in range(LANES):
         r.peak[i] = r.label[i] if r.logit[i] >= r.top[i] else r.top_at[i]
         r.rest_of_peak[i] = r.rest[i] if r.logit[i] >= r.top[i] else r.others[i] + label_term[i]
         r.rest_of_peak_low[i] = 0.0
         r.peak_term[i] = label_term[i] if r.logit[i] >= r.top[i] else top_term[i]
         r.peak_low[i] = 0.0
-    return not far
 
 
 cdef void finish(const Softmax* t, Rows* r) noexcept nogil:
@@ -934,7 +941,8 @@ cdef void softmax_block(Softmax* t, Py_ssize_t block, real tag) noexcept nogil:
     cdef LaneSums total, z_total
     cdef Product product
     cdef bint side_by_side = few_classes(t)
-    cdef bint direct = (real is float and side_by_side and t.inner == 1 and plain(t) and t.hess == NULL
+    cdef bint direct = (real is float and side_by_side and t.inner == 1 and plain(t)
+                        and (t.hess == NULL or t.classes <= TILE)
                         and t.weight == NULL and t.sample_weight == NULL and t.divisor < 1e12)
     memset(&total, 0, sizeof(LaneSums))
     memset(&z_total, 0, sizeof(LaneSums))

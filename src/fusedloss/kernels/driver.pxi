@@ -411,7 +411,9 @@ cdef object answer(int verb, object value, object grad, object hess):
 cdef double softmax_ns(const Softmax* t) noexcept:
     cdef double row
     if few_classes(t):
-        row = 10.0 + 1.6 * <double>t.classes
+        row = 15.0 + 1.6 * <double>t.classes
+        if plain(t) and t.code != F64 and t.inner == 1:
+            row = 5.0 + 0.5 * <double>t.classes
     else:
         row = 55.0 + 0.26 * <double>t.classes
     return <double>t.rows * row * (1.6 if t.grad != NULL or t.hess != NULL else 1.0) * (2.0 if t.code == F64 else 1.0)

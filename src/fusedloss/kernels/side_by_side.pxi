@@ -333,8 +333,93 @@ cdef void add_logarithm(Product* p, LaneSums* total) noexcept nogil:
     clear_product(p)
 
 
+cdef void find_peaks(const float* x, Py_ssize_t classes, vf label, const float* e, const float* low,
+                     const double* label_term, Rows* r) noexcept nogil:
+    """The largest class of 16 rows, and the sum of all others; e and low are 0 at the labels."""
+    cdef Exponents k = exponents_of(0.0)
+    cdef vf columns[4]
+    cdef vf top = vf_set(-INFINITY)
+    cdef vf top_at = vf_set(-1.0)
+    cdef vf v, lost
+    cdef vd sum_0 = vd_set(0.0), sum_1 = vd_set(0.0), low_0 = vd_set(0.0), low_1 = vd_set(0.0)
+    cdef float tops[LANES]
+    cdef float tops_at[LANES]
+    cdef double top_term[LANES]
+    cdef double lows[LANES]
+    cdef Py_ssize_t at, start, c
+    cdef int i
+    for at in range(0, classes, 4):
+        start = at if at + 4 <= classes else max(classes - 4, <Py_ssize_t>0)
+        vf_load_columns(x + start, classes, min(classes, <Py_ssize_t>4), columns)
+        for c in range(at, min(at + 4, classes)):
+            v = vf_if_equal(label, vf_set(<float>c), vf_set(-INFINITY), columns[c - start])
+            top_at = vf_if_less(top, v, vf_set(<float>c), top_at)
+            top = vf_max(v, top)
+    for c in range(classes):
+        v = vf_if_equal(top_at, vf_set(<float>c), vf_set(0.0), vf_load(e + c * LANES))
+        lost = vf_if_equal(top_at, vf_set(<float>c), vf_set(0.0), vf_load(low + c * LANES))
+        sum_0 = vd_add(sum_0, vd_low(v))
+        sum_1 = vd_add(sum_1, vd_high(v))
+        low_0 = vd_add(low_0, vd_low(lost))
+        low_1 = vd_add(low_1, vd_high(lost))
+    vf_store(tops, top)
+    vf_store(tops_at, top_at)
+    vd_store(r.others, sum_0)
+    vd_store(r.others + 8, sum_1)
+    vd_store(lows, low_0)
+    vd_store(lows + 8, low_1)
+    top = exp_with_low(vf_max(k.floor, top), &k, &lost)
+    set_terms(top, lost, top_term)
+    for i in range(LANES):
+        r.top[i] = tops[i]
+        r.top_at[i] = <int64_t>tops_at[i]
+        r.others[i] = r.others[i] + lows[i]
+        r.pp_factor[i] = 0.0
+        r.log_total[i] = 0.0
+    set_peaks(r, label_term, top_term)
+
+
+cdef void make_hessian(const Rows* r, Py_ssize_t classes, vf label, vf label_e, vf label_low, float* e,
+                       const float* low) noexcept nogil:
+    """OUT e: the Hessian of 16 rows of the plain loss, from e and low, which are 0 at the labels."""
+    cdef double inverse[LANES]
+    cdef double factor[LANES]
+    cdef double at_peak[LANES]
+    cdef float peaks[LANES]
+    cdef float at_peaks[LANES]
+    cdef vd inverse_0, inverse_1, factor_0, factor_1, p, q
+    cdef vd one = vd_set(1.0)
+    cdef vf peak, at, v, lost
+    cdef Py_ssize_t c
+    cdef int i
+    for i in range(LANES):
+        at_peak[i] = hessian_at_peak(r, i)
+    for i in range(LANES):
+        # Rows that take no part: p = 0, so that the product is 0 and not -0.
+        inverse[i] = 1.0 / r.total[i] if r.label[i] >= 0 else 0.0
+        factor[i] = r.p_factor[i] if r.label[i] >= 0 else 0.0
+        at_peaks[i] = <float>at_peak[i]
+        peaks[i] = <float>(r.peak[i] if r.label[i] >= 0 else -2)
+    inverse_0 = vd_load(inverse)
+    inverse_1 = vd_load(inverse + 8)
+    factor_0 = vd_load(factor)
+    factor_1 = vd_load(factor + 8)
+    peak = vf_load(peaks)
+    at = vf_load(at_peaks)
+    for c in range(classes):
+        v = vf_if_equal(label, vf_set(<float>c), label_e, vf_load(e + c * LANES))
+        lost = vf_if_equal(label, vf_set(<float>c), label_low, vf_load(low + c * LANES))
+        # As write_lanes has it.
+        p = vd_mul(vd_add(vd_low(v), vd_low(lost)), inverse_0)
+        q = vd_mul(vd_add(vd_high(v), vd_high(lost)), inverse_1)
+        p = vd_mul(factor_0, vd_mul(p, vd_sub(one, p)))
+        q = vd_mul(factor_1, vd_mul(q, vd_sub(one, q)))
+        v = vf_if_equal(peak, vf_set(<float>c), at, vf_narrow(p, q))
+        vf_store(e + c * LANES, v)
+
+
 cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Product* product) noexcept nogil:
-    """Up to 16 short rows, the plain loss without weights, and its gradient if there is one: False if a logit is larger
+    """Up to 16 short rows, the plain loss without weights, and what it wants of derivatives: False if a logit is larger
     than 30 in size. The bits of each row are those of `lanes_block`.
 
     Then no exponential needs a shift, and none can be lost: no maximum is looked for, and each class is read once.
@@ -344,12 +429,10 @@ cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Product*
     cdef float e[TILE * LANES]
     cdef float low[TILE * LANES]
     cdef float lanes[LANES]
-    cdef double wide[LANES]
     cdef double rest[LANES]
     cdef double label_term[LANES]
     cdef double v[LANES]
     cdef double total[LANES]
-    cdef double p_factor[LANES]
     cdef float at_labels[LANES]
     cdef LaneFactors factors
     cdef Rows r
@@ -424,14 +507,15 @@ cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Product*
     columns[0] = exp_with_low(vf_max(k.floor, s.logit), &k, &lost)
     set_terms(columns[0], lost, label_term)
     for i in range(LANES):
-        large |= not (lanes[i] >= <float>-30.0)
+        # Nor rows that take no part and hold a nan, which 0 times it would keep.
+        large |= (not (lanes[i] >= <float>-30.0)) | ((r.label[i] < 0) & (rest[i] != rest[i]))
     if large:
         return False
     if t.sums != NULL:
         for i in range(LANES):
             v[i] = 0.0 if r.label[i] == IGNORED else rest[i] / label_term[i]
         multiply(product, v)
-    else:
+    elif t.losses != NULL:
         losses_from_sums(rest, label_term, r.loss)
         for i in range(LANES):
             r.loss[i] = 0.0 if r.label[i] == IGNORED else r.loss[i]
@@ -439,22 +523,31 @@ cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Product*
         keep_losses(t, first, n, &r, <float>0)
     if t.grad == NULL:
         return True
+    if t.hess != NULL:
+        # What needs the logits, which the gradient may replace.
+        for i in range(LANES):
+            r.rest[i] = rest[i]
+            r.total[i] = rest[i] + label_term[i]
+            lanes[i] = <float>r.label[i]
+        vf_store(at_labels, s.logit)
+        for i in range(LANES):
+            r.logit[i] = at_labels[i]
+        find_peaks(x, classes, vf_load(lanes), e, low, label_term, &r)
 
-    # 3. The gradient.
+    # 3. Gradient and Hessian.
     for i in range(LANES):
         total[i] = rest[i] + label_term[i]
-        p_factor[i] = 1.0 / t.divisor
-        r.special[i] = -p_factor[i] * (rest[i] / total[i])
+        r.p_factor[i] = 1.0 / t.divisor
+        r.special[i] = -r.p_factor[i] * (rest[i] / total[i])
     if not keep:
         for i in range(LANES):
             r.base[i] = 0.0
             r.scale[i] = 0.0
             r.total[i] = total[i]
             r.total_low[i] = 0.0
-            r.p_factor[i] = p_factor[i]
         write_rows(t, first, n, NULL, &r, <float>0)
         return True
-    set_factors(&factors, p_factor, total)
+    set_factors(&factors, r.p_factor, total)
     for i in range(LANES):
         lanes[i] = <float>r.label[i]
         at_labels[i] = <float>r.special[i]
@@ -465,6 +558,13 @@ cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Product*
     else:
         write_gradient(&factors, e, low, classes, lanes, at_labels, buffer)
         store(t.grad, t.code, first * classes, n * classes, <const float*>buffer, t.stream)
+    if t.hess != NULL:
+        make_hessian(&r, classes, vf_load(lanes), columns[0], lost, e, low)
+        if t.code == F32 and n == LANES:
+            rows_of_columns(e, classes, <float*>t.hess + first * classes)
+        else:
+            rows_of_columns(e, classes, buffer)
+            store(t.hess, t.code, first * classes, n * classes, <const float*>buffer, t.stream)
     return True
 
 
@@ -745,8 +845,14 @@ cdef void write_lanes(const Softmax* t, const Tile* tile, const Rows* r, const f
         if t.hess != NULL:
             for c in range(m):
                 for i in range(LANES):
-                    p = <double>e[c * LANES + i] * inverse[i]
-                    own = hessian_entry(e[c * LANES + i], low[c * LANES + i], inverse[i], inverse_low[i], r.p_factor[i])
+                    if real is float:
+                        # Only the largest p can be near 1, and it is replaced below.
+                        p = (<double>e[c * LANES + i] + <double>low[c * LANES + i]) * inverse[i]
+                        own = r.p_factor[i] * (p * (1.0 - p))
+                    else:
+                        p = e[c * LANES + i] * inverse[i]
+                        own = hessian_entry(e[c * LANES + i], low[c * LANES + i], inverse[i], inverse_low[i],
+                                            r.p_factor[i])
                     g[c * LANES + i] = <real>(own + r.pp_factor[i] * p * p)
             for i in range(LANES):
                 at_peak[i] = hessian_at_peak(r, i)

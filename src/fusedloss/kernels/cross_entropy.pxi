@@ -941,9 +941,8 @@ cdef void softmax_block(Softmax* t, Py_ssize_t block, real tag) noexcept nogil:
     cdef LaneSums total, z_total
     cdef Product product
     cdef bint side_by_side = few_classes(t)
-    cdef bint direct = (real is float and side_by_side and t.inner == 1 and plain(t)
-                        and (t.hess == NULL or t.classes <= TILE)
-                        and t.weight == NULL and t.sample_weight == NULL and t.divisor < 1e12)
+    cdef bint direct = (real is float and side_by_side and t.inner == 1 and plain(t) and t.weight == NULL
+                        and t.sample_weight == NULL and t.divisor < 1e12)
     memset(&total, 0, sizeof(LaneSums))
     memset(&z_total, 0, sizeof(LaneSums))
     clear_product(&product)

@@ -335,7 +335,7 @@ cdef void add_logarithm(Product* p, LaneSums* total) noexcept nogil:
 
 cdef void find_peaks(const float* x, Py_ssize_t classes, vf label, const float* e, const float* low,
                      const double* label_term, Rows* r) noexcept nogil:
-    """The largest class of 16 rows, and the sum of all others; e and low are 0 at the labels."""
+    """The largest class of 16 rows, and the sum of all others; e and low are 0 at the labels, or NULL: not kept."""
     cdef Exponents k = exponents_of(0.0)
     cdef vf columns[4]
     cdef vf top = vf_set(-INFINITY)
@@ -355,13 +355,23 @@ cdef void find_peaks(const float* x, Py_ssize_t classes, vf label, const float* 
             v = vf_if_equal(label, vf_set(<float>c), vf_set(-INFINITY), columns[c - start])
             top_at = vf_if_less(top, v, vf_set(<float>c), top_at)
             top = vf_max(v, top)
-    for c in range(classes):
-        v = vf_if_equal(top_at, vf_set(<float>c), vf_set(0.0), vf_load(e + c * LANES))
-        lost = vf_if_equal(top_at, vf_set(<float>c), vf_set(0.0), vf_load(low + c * LANES))
-        sum_0 = vd_add(sum_0, vd_low(v))
-        sum_1 = vd_add(sum_1, vd_high(v))
-        low_0 = vd_add(low_0, vd_low(lost))
-        low_1 = vd_add(low_1, vd_high(lost))
+    for at in range(0, classes, 4):
+        start = at if at + 4 <= classes else max(classes - 4, <Py_ssize_t>0)
+        if e == NULL:
+            vf_load_columns(x + start, classes, min(classes, <Py_ssize_t>4), columns)
+        for c in range(at, min(at + 4, classes)):
+            if e == NULL:
+                v = vf_clamp_unless_zero(vf_sub(label, vf_set(<float>c)), k.floor, columns[c - start])
+                v = exp_with_low(v, &k, &lost)
+            else:
+                v = vf_load(e + c * LANES)
+                lost = vf_load(low + c * LANES)
+            v = vf_if_equal(top_at, vf_set(<float>c), vf_set(0.0), v)
+            lost = vf_if_equal(top_at, vf_set(<float>c), vf_set(0.0), lost)
+            sum_0 = vd_add(sum_0, vd_low(v))
+            sum_1 = vd_add(sum_1, vd_high(v))
+            low_0 = vd_add(low_0, vd_low(lost))
+            low_1 = vd_add(low_1, vd_high(lost))
     vf_store(tops, top)
     vf_store(tops_at, top_at)
     vd_store(r.others, sum_0)
@@ -532,7 +542,7 @@ cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Product*
         vf_store(at_labels, s.logit)
         for i in range(LANES):
             r.logit[i] = at_labels[i]
-        find_peaks(x, classes, vf_load(lanes), e, low, label_term, &r)
+        find_peaks(x, classes, vf_load(lanes), e if keep else NULL, low if keep else NULL, label_term, &r)
 
     # 3. Gradient and Hessian.
     for i in range(LANES):

@@ -852,6 +852,17 @@ def test_gradients_of_ignored_rows_are_positive_zeros(classes, dtype, backend):
                 assert np.isfinite(array[used].astype("float64")).all()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("tiny", [1e-22, 1e-24, 1e-30, 1e-44])
+def test_a_tiny_target_is_not_a_label(tiny, dtype, backend):
+    """Whose square is 0, perhaps, but which is neither 0 nor 1."""
+    p, t = np.array([0.1, 0.9], dtype), np.full(2, tiny, dtype)
+    losses = fl.binary_cross_entropy(p, t, reduction="none")
+    np.testing.assert_allclose(losses, -np.log1p(-p.astype("float64")), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"target\[0\] must be between 0 and 1"):
+        fl.binary_cross_entropy(p, -t)
+
+
 # ---------------------------------------------------------------------- functions of one array
 
 FUNCTION_ROWS = [

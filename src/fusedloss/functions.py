@@ -177,8 +177,8 @@ def logsumexp(
 
     Notes
     -----
-    {bounds} A row of -inf alone gives -inf; one with nan gives nan, and else one with +inf gives
-    +inf.
+    {bounds} Where the largest logit and the logarithm nearly cancel, it is in ulp of the larger of
+    them. A row of -inf alone gives -inf; one with nan gives nan, and else one with +inf gives +inf.
 
     {same_bits}
 

@@ -680,7 +680,7 @@ cdef inline void look_at(vector x, vector t, vector* high, vector* low, vector* 
     cdef vector mixed = v_less_times(t, t, t)
     high[0] = v_maximum(x, high[0])
     low[0] = v_maximum(v_opposite(x), low[0])
-    soft[0] = v_times_plus(mixed, mixed, soft[0])
+    soft[0] = v_minus(soft[0], v_minus_size(mixed))      # no square: that of a tiny target would be 0
 
 
 cdef bint labels_are_hard(const real* x, const real* t, Py_ssize_t n, bint* outside) noexcept nogil:

@@ -51,7 +51,7 @@ cdef inline void log1p_vectors(vf* a, vf* b) noexcept nogil:
 
 
 cdef inline vf log1p_vector(vf e) noexcept nogil:
-    """log(1 + e) for 0 <= e <= 1. Max error 1.15 ulp (all inputs)."""
+    """log(1 + e) for 0 <= e <= 1. Max error 1.15 ulp (all inputs); 1.055 at 0x1.fdc10ap-1."""
     return vf_fma(vf_mul(e, e), log1p_tail_vector(e), e)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from . import extras, machine
+from .axes import add_plans
 from .progress import Progress
 
 HERE = Path(__file__).parent
@@ -18,13 +19,12 @@ COMMITTED = HERE / "RESULTS.md"
 
 def parse(arguments):
     parser = argparse.ArgumentParser(prog="./ci/bench", description=__doc__.partition(":")[0] + ".")
-    plan = parser.add_mutually_exclusive_group()
-    for name, text in (
-        ("smoke", "a few seconds on tiny arrays: do the benches run, is every result right"),
-        ("quick", "the common calls, small and large, in about three minutes (default)"),
-        ("full", "all shapes, dtypes and functions: half an hour and up to 8 GB"),
-    ):
-        plan.add_argument(f"--{name}", dest="plan", action="store_const", const=name, help=text)
+    add_plans(
+        parser,
+        smoke="a few seconds on tiny arrays: do the benches run, is every result right",
+        quick="the common calls, small and large, in about three minutes (default)",
+        full="all shapes, dtypes and functions: half an hour and up to 8 GB",
+    )
     parser.add_argument(
         "--without-peers", action="store_true", help="only the backends of fusedloss"
     )

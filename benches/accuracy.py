@@ -18,6 +18,8 @@ import numpy as np
 
 import fusedloss as fl
 
+from .axes import add_plans
+
 HERE = Path(__file__).parent
 TESTS = HERE.parent / "tests"
 
@@ -124,13 +126,12 @@ def named(data, output):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="./ci/accuracy", description=__doc__.partition("\n")[0])
-    plan = parser.add_mutually_exclusive_group()
-    for name, text in (
-        ("smoke", "tiny: does it run"),
-        ("quick", "two minutes (default)"),
-        ("full", "ten times the data"),
-    ):
-        plan.add_argument(f"--{name}", dest="plan", action="store_const", const=name, help=text)
+    add_plans(
+        parser,
+        smoke="tiny: does it run",
+        quick="two minutes (default)",
+        full="ten times the data",
+    )
     parser.add_argument("--readme", action="store_true", help="write the table into README.md too")
     parser.add_argument(
         "--without-peers", action="store_true", help="only the backends of fusedloss"

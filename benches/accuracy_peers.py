@@ -7,12 +7,8 @@ such loss, but the function that it is made of, the formula is what its users wr
 
 import numpy as np
 
-CE, BCE, PROBS, MSE = (
-    "cross_entropy",
-    "binary_cross_entropy_with_logits",
-    "binary_cross_entropy",
-    "mse_loss",
-)
+from .axes import BCE, CE, MSE, PROBS
+from .peers import jax_functions
 
 
 def _with_sums(values):
@@ -162,15 +158,7 @@ class Jax:
         for name, loss in {CE: cross_entropy, BCE: bce, PROBS: probs, MSE: mse}.items():
             self.losses[name] = jax.jit(loss)
             self.gradients[name] = jax.jit(jax.grad(lambda x, t, loss=loss: loss(x, t).sum()))
-        functions = {
-            "softmax": jax.nn.softmax,
-            "log_softmax": jax.nn.log_softmax,
-            "logsumexp": lambda x: jax.nn.logsumexp(x, axis=-1),
-            "sigmoid": jax.nn.sigmoid,
-            "log_sigmoid": jax.nn.log_sigmoid,
-            "softplus": jax.nn.softplus,
-        }
-        self.functions = {name: jax.jit(function) for name, function in functions.items()}
+        self.functions = {name: jax.jit(function) for name, function in jax_functions(jax).items()}
 
     def results(self, data):
         if not data.plain:

@@ -176,3 +176,10 @@ PLANS = {
     "quick": Plan(tuple(quick()), turns=3, seconds=0.03, min_rounds=3),
     "full": Plan(tuple(full()), turns=5, seconds=0.1, min_rounds=3),
 }
+
+
+def add_plans(parser, **texts):
+    """Options that choose a plan, each with its text; the chosen one is `plan`, or None."""
+    plans = parser.add_mutually_exclusive_group()
+    for name, text in texts.items():
+        plans.add_argument(f"--{name}", dest="plan", action="store_const", const=name, help=text)

@@ -383,6 +383,18 @@ class PyTorch(Peer):
         return {name: numbers(part) for name, part in parts.items()}
 
 
+def jax_functions(jax):
+    """The functions of one array; rows are the last axis."""
+    return {
+        "softmax": jax.nn.softmax,
+        "log_softmax": jax.nn.log_softmax,
+        "logsumexp": lambda x: jax.nn.logsumexp(x, axis=-1),
+        "sigmoid": jax.nn.sigmoid,
+        "log_sigmoid": jax.nn.log_sigmoid,
+        "softplus": jax.nn.softplus,
+    }
+
+
 class Jax(Peer):
     """Functions compiled by `jax.jit`, waited for; its arrays are copies of ours, made before the
     clock starts.
@@ -422,15 +434,7 @@ class Jax(Peer):
         for work, loss in {CE: cross_entropy, BCE: bce, PROBS: probs, MSE: mse}.items():
             self.recipes[work, VALUE] = waited(loss)
             self.recipes[work, VALUE_AND_GRAD] = waited(jax.value_and_grad(loss))
-        functions = {
-            "softmax": jax.nn.softmax,
-            "log_softmax": jax.nn.log_softmax,
-            "logsumexp": lambda x: jax.nn.logsumexp(x, axis=-1),
-            "sigmoid": jax.nn.sigmoid,
-            "log_sigmoid": jax.nn.log_sigmoid,
-            "softplus": jax.nn.softplus,
-        }
-        for work, function in functions.items():
+        for work, function in jax_functions(jax).items():
             self.recipes[work, EVALUATE] = waited(function)
 
     def arguments(self, case, buffers):

@@ -446,13 +446,18 @@ class Recipes:
             result = fma(result, u, self.values[f"{prefix}{k}"])
         return result
 
+    def reduce(self, fma, x, magic, kind):
+        """z and r: x = (z - magic) ln 2 + r. `kind` is "F" in the constants' names for float32."""
+        v = self.values
+        z = fma(x, v[f"FL_LOG2E{kind}"], magic)
+        n = z - magic
+        r = fma(n, -v[f"FL_LN2{kind}_LO"], fma(n, -v[f"FL_LN2{kind}_HI"], x))
+        return z, r
+
     def expf(self, x):
         """float32 exp: reduction by adding a magic number, degree 6, Horner to the end."""
-        np, fma, v = self.numpy, self.fma32, self.values
-        magic = np.float32(1.5 * 2**23 + 127)
-        z = fma(x, v["FL_LOG2EF"], magic)
-        n = z - magic
-        r = fma(n, -v["FL_LN2F_LO"], fma(n, -v["FL_LN2F_HI"], x))
+        np, fma = self.numpy, self.fma32
+        z, r = self.reduce(fma, x, np.float32(1.5 * 2**23 + 127), "F")
         scale = (z.view(np.int32) << 23).view(np.float32)
         one = np.float32(1)
         q = self.horner(fma, "FL_EXPF_C", range(2, 7), r)
@@ -461,10 +466,7 @@ class Recipes:
     def exptf(self, x):
         """float32 exp with the table: x = (n + j/8) ln 2 + r, 2^n T_j (1 + E_j) e^r, degree 4."""
         np, fma, v = self.numpy, self.fma32, self.values
-        magic = np.float32(1.5 * 2**20 + 127)
-        z = fma(x, v["FL_LOG2EF"], magic)
-        n = z - magic
-        r = fma(n, -v["FL_LN2F_LO"], fma(n, -v["FL_LN2F_HI"], x))
+        z, r = self.reduce(fma, x, np.float32(1.5 * 2**20 + 127), "F")
         bits = z.view(np.int32)
         j = bits & 7
         powers = np.array([v[f"FL_EXPTF_T{i}"] for i in range(8)])
@@ -482,11 +484,8 @@ class Recipes:
 
     def exp(self, x):
         """float64 exp, as `expf` with degree 12."""
-        np, fma, v = self.numpy, self.fma64, self.values
-        magic = np.float64(1.5 * 2**52 + 1023)
-        z = fma(x, v["FL_LOG2E"], magic)
-        n = z - magic
-        r = fma(n, -v["FL_LN2_LO"], fma(n, -v["FL_LN2_HI"], x))
+        np, fma = self.numpy, self.fma64
+        z, r = self.reduce(fma, x, np.float64(1.5 * 2**52 + 1023), "")
         scale = (z.view(np.int64) << 52).view(np.float64)
         q = self.horner(fma, "FL_EXP_C", range(2, 13), r)
         return fma(fma(q, r, 1.0), r, 1.0) * scale
@@ -494,10 +493,7 @@ class Recipes:
     def expt(self, x):
         """float64 exp with the table, as `exptf` with degree 7."""
         np, fma, v = self.numpy, self.fma64, self.values
-        magic = np.float64(1.5 * 2**49 + 1023)
-        z = fma(x, v["FL_LOG2E"], magic)
-        n = z - magic
-        r = fma(n, -v["FL_LN2_LO"], fma(n, -v["FL_LN2_HI"], x))
+        z, r = self.reduce(fma, x, np.float64(1.5 * 2**49 + 1023), "")
         bits = z.view(np.int64)
         j = bits & 7
         powers = np.array([v[f"FL_EXPT_T{i}"] for i in range(8)])

@@ -183,16 +183,6 @@ cdef inline real exp_shifted(real x, real base, real magic, real floor) noexcept
     return <real>0.0 if y < floor else p
 
 
-cdef inline real exp_scaled(real x, real base, real magic, real floor, real hi, real lo) noexcept nogil:
-    """(hi + lo) * e^(x - base) / 2^scale: the factor is folded into the last step of the polynomial, so that
-    it costs no rounding of its own. Flushed entries give 0*hi, which stays nan where the row is nan."""
-    cdef real y = x - base
-    cdef real z = round_to_exponent(y, magic)
-    cdef real t = exp_minus_one_over(reduce_argument(y, z, magic))
-    cdef real g = (hi + multiply_add(hi, t, lo)) * power_of_two(z)
-    return <real>0.0 * hi if y < floor else g
-
-
 cdef inline double exp_shifted_low(double x, double base, double magic, double floor) noexcept nogil:
     """What exp_shifted has rounded away in its last addition: with it the result is good to 0.4 ulp."""
     cdef double y = x - base
@@ -202,26 +192,6 @@ cdef inline double exp_shifted_low(double x, double base, double magic, double f
     # p = 1 + r h rounded; 1 - p is exact, and r h is formed again the same way.
     cdef double low = exp_minus_one_over(r) - (p - 1.0)
     return 0.0 if y < floor else low * power_of_two(z)
-
-
-# Whole chunks. The last, incomplete vector starts early and overlaps the one before: its items are computed twice,
-# to the same bits, instead of one at a time. x and the result must not overlap.
-
-cdef inline void scaled_exp_chunk(const real* x, Py_ssize_t n, real base, real magic, real floor, real hi, real lo,
-                                  real* g) noexcept nogil:
-    """exp_scaled of x[0:n]."""
-    cdef Py_ssize_t full = n - n % LANES
-    cdef Py_ssize_t i
-    for i in range(full):
-        g[i] = exp_scaled(x[i], base, magic, floor, hi, lo)
-    if full == n:
-        return
-    if n > LANES:
-        for i in range(LANES):
-            g[n - LANES + i] = exp_scaled(x[n - LANES + i], base, magic, floor, hi, lo)
-    else:
-        for i in range(n):
-            g[i] = exp_scaled(x[i], base, magic, floor, hi, lo)
 
 
 cdef inline double largest(const real* x, Py_ssize_t n) noexcept nogil:

@@ -519,12 +519,22 @@ cdef void find_top_double(const double* x, Py_ssize_t n, Py_ssize_t hole, double
         top_at[0] = begin + found
 
 
-cdef void scan_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t n, Py_ssize_t label,
-                       real* buffer, double* e, RowScan* out) noexcept nogil:
+cdef inline void begin_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t n, Py_ssize_t label,
+                               float* buffer, Block* b) noexcept nogil:
+    """The column block of logits that are not float64."""
+    cdef Py_ssize_t hole = label - column if column <= label < column + n else -1
+    if FL_CONVERTS and (t.code == F16 or t.code == BF16) and n % LANES == 0:
+        # They are converted in the pass that looks for the maximum.
+        begin_block(b, buffer, <const uint16_t*>t.logits + row * t.classes + column, t.code == F16, n, hole)
+    else:
+        begin_block(b, <float*>load(t.logits, t.code, row * t.classes + column, n, buffer), NULL, False, n, hole)
+
+
+cdef void scan_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t n, Py_ssize_t label, double* e,
+                       Block* here, Block* following, RowScan* out, real tag) noexcept nogil:
     """Maximum and sums of one column block. label: -1 if there is none. OUT e, unless NULL: all exponentials of
-    float64 logits, in the unit of the sums."""
+    float64 logits, in the unit of the sums. Others have been begun as a block, and so may the one that follows."""
     cdef const real* x
-    cdef const uint16_t* halves = NULL
     cdef double q[CHUNK]
     cdef double products[CHUNK]
     cdef Py_ssize_t chunks = (n + CHUNK - 1) // CHUNK
@@ -534,20 +544,17 @@ cdef void scan_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_s
     cdef real top, second
     label = label - column if column <= label < column + n else -1
 
-    if real is float and FL_CONVERTS and (t.code == F16 or t.code == BF16) and n % LANES == 0:
-        # They are converted in the pass that looks for the maximum.
-        halves = <const uint16_t*>t.logits + row * t.classes + column
-        x = buffer
-    else:
-        x = load(t.logits, t.code, row * t.classes + column, n, buffer)
     if real is float:
-        find_top_float(x, n, label, halves, t.code == F16, buffer, &top, &top_at)
+        x = here.x
+        find_top_float(here, &top, &top_at)
     else:
+        x = <const real*>t.logits + row * t.classes + column
         find_top_double(x, n, label, &top, &top_at)
     if t.kind == LOG_SOFTMAX and top_at >= 0:
         # log p of the top is a sum that the second may be most of: it, too, is added with more digits.
         if real is float:
-            find_top_float(x, n, top_at, NULL, False, NULL, &second, &second_at)
+            begin_block(here, <float*>x, NULL, False, n, top_at)
+            find_top_float(here, &second, &second_at)
         else:
             find_top_double(x, n, top_at, &second, &second_at)
     out.top = top
@@ -556,8 +563,9 @@ cdef void scan_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_s
     out.shift = shift_of(out.maximum, <real>0)
     memset(&out.others, 0, sizeof(Sum))
     if real is float:
-        add(&out.others, exp_sum(x, n, second_at if label < 0 else label, top_at, &out.shift,
-                                 t.logits + (row * t.classes + column + COLUMNS) * size_of(t.code), size_of(t.code)))
+        leave_out_top(here, second_at if t.kind == LOG_SOFTMAX else top_at)
+        add(&out.others, exp_sum(here, &out.shift, t.logits + (row * t.classes + column + COLUMNS) * size_of(t.code),
+                                 size_of(t.code), following))
     else:
         exp_sum_double(x, n, second_at if label < 0 else label, top_at, &out.shift, e, &out.others)
         if e != NULL and top_at >= 0:
@@ -638,17 +646,54 @@ cdef inline double max_of(double a, double b) noexcept nogil:
     return b if b > a else a
 
 
-cdef void scan_group(const Softmax* t, Py_ssize_t row, Py_ssize_t group, Py_ssize_t label, double* e, RowScan* scan,
-                     real tag) noexcept nogil:
+cdef struct Blocks:
+    # Of a scan: the one that is summed, and the one that follows.
+    Block both[2]
+    float buffers[8192]      # for logits of 16 bits, COLUMNS each
+    int turn
+    Py_ssize_t end           # of the columns that are scanned one block after the other
+    Py_ssize_t next_row      # whose first block comes after this row's last one; -1: none
+    Py_ssize_t next_label
+
+
+cdef inline void begin_blocks(Blocks* s, Py_ssize_t end) noexcept nogil:
+    s.both[0].x = NULL
+    s.turn = 0
+    s.end = end
+    s.next_row = -1
+
+
+cdef inline void scan_next(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t label, double* e,
+                           Blocks* s, RowScan* out, real tag) noexcept nogil:
+    """The column block at `column`; the one after it is begun where the two can be read together."""
+    cdef Block* here = &s.both[s.turn]
+    cdef Block* following = &s.both[1 - s.turn]
+    cdef Py_ssize_t n = min(<Py_ssize_t>COLUMNS, s.end - column)
+    cdef Py_ssize_t then = column + COLUMNS
+    if real is float:
+        if here.x == NULL:
+            begin_columns(t, row, column, n, label, s.buffers + s.turn * COLUMNS, here)
+        s.turn = 1 - s.turn
+        following.x = NULL
+        if FL_WIDE and then < s.end:
+            begin_columns(t, row, then, min(<Py_ssize_t>COLUMNS, s.end - then), label, s.buffers + s.turn * COLUMNS,
+                          following)
+        elif FL_WIDE and s.next_row >= 0:
+            begin_columns(t, s.next_row, 0, min(<Py_ssize_t>COLUMNS, s.end), s.next_label,
+                          s.buffers + s.turn * COLUMNS, following)
+    scan_columns(t, row, column, n, label, e, here, following, out, tag)
+
+
+cdef void scan_group(const Softmax* t, Py_ssize_t row, Py_ssize_t group, Py_ssize_t label, double* e,
+                     Blocks* blocks, RowScan* scan, real tag) noexcept nogil:
     """The column blocks of one group of a row, in order. e, for a row of one block: as scan_columns has it."""
-    cdef real buffer[COLUMNS]
     cdef RowScan block
     cdef Py_ssize_t column = group * GROUP
     cdef Py_ssize_t last = min(column + GROUP, t.classes)
-    scan_columns(t, row, column, min(<Py_ssize_t>COLUMNS, last - column), label, buffer, e, scan)
+    scan_next(t, row, column, label, e, blocks, scan, tag)
     column += COLUMNS
     while column < last:
-        scan_columns(t, row, column, min(<Py_ssize_t>COLUMNS, last - column), label, buffer, NULL, &block)
+        scan_next(t, row, column, label, NULL, blocks, &block, tag)
         merge(scan, &block)
         column += COLUMNS
 
@@ -657,14 +702,14 @@ cdef inline Py_ssize_t groups_of(const Softmax* t) noexcept nogil:
     return (t.classes + GROUP - 1) // GROUP
 
 
-cdef void scan_row(const Softmax* t, Py_ssize_t row, Py_ssize_t label, double* e, RowScan* scan,
+cdef void scan_row(const Softmax* t, Py_ssize_t row, Py_ssize_t label, double* e, Blocks* blocks, RowScan* scan,
                    real tag) noexcept nogil:
     """All groups of a row, in order: the same sums, to the bit, as when threads share the row."""
     cdef RowScan part
     cdef Py_ssize_t group
-    scan_group(t, row, 0, label, e, scan, tag)
+    scan_group(t, row, 0, label, e, blocks, scan, tag)
     for group in range(1, groups_of(t)):
-        scan_group(t, row, group, label, NULL, &part, tag)
+        scan_group(t, row, group, label, NULL, blocks, &part, tag)
         merge(scan, &part)
 
 
@@ -699,15 +744,31 @@ cdef bint row_has_nan(const Softmax* t, Py_ssize_t row) noexcept nogil:
     return False
 
 
+cdef inline int next_lane(const Rows* r, int lane, Py_ssize_t n) noexcept nogil:
+    """From `lane` on, the first that takes part; n if there is none."""
+    while lane < n and r.label[lane] == IGNORED:
+        lane += 1
+    return lane
+
+
 cdef void scan_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, double* e, Rows* r, real tag) noexcept nogil:
     """OUT e, unless NULL: the exponentials of these rows, one after the other."""
     cdef RowScan scan
-    cdef int lane
-    for lane in range(<int>n):
-        if r.label[lane] == IGNORED:
-            continue
-        scan_row(t, first + lane, label_of(t, r, lane), NULL if e == NULL else e + lane * t.classes, &scan, <real>0)
+    cdef Blocks blocks
+    cdef int lane = next_lane(r, 0, n)
+    cdef int then
+    begin_blocks(&blocks, t.classes)
+    while lane < n:
+        then = next_lane(r, lane + 1, n)
+        if then < n:
+            blocks.next_row = first + then
+            blocks.next_label = label_of(t, r, then)
+        else:
+            blocks.next_row = -1
+        scan_row(t, first + lane, label_of(t, r, lane), NULL if e == NULL else e + lane * t.classes, &blocks, &scan,
+                 <real>0)
         keep_scan(t, first + lane, &scan, r, lane)
+        lane = then
 
 
 cdef inline bint holds(double p_factor) noexcept nogil:
@@ -1014,12 +1075,16 @@ cdef struct SharedRow:
 
 cdef void shared_scan_float(void* task, Py_ssize_t group) noexcept nogil:
     cdef SharedRow* s = <SharedRow*>task
-    scan_group(s.softmax, s.row, group, s.label, NULL, s.parts + group, <float>0)
+    cdef Blocks blocks
+    begin_blocks(&blocks, min((group + 1) * GROUP, s.softmax.classes))
+    scan_group(s.softmax, s.row, group, s.label, NULL, &blocks, s.parts + group, <float>0)
 
 
 cdef void shared_scan_double(void* task, Py_ssize_t group) noexcept nogil:
     cdef SharedRow* s = <SharedRow*>task
-    scan_group(s.softmax, s.row, group, s.label, NULL, s.parts + group, <double>0)
+    cdef Blocks blocks
+    begin_blocks(&blocks, min((group + 1) * GROUP, s.softmax.classes))
+    scan_group(s.softmax, s.row, group, s.label, NULL, &blocks, s.parts + group, <double>0)
 
 
 cdef void shared_write_float(void* task, Py_ssize_t group) noexcept nogil:

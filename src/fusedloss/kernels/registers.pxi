@@ -71,6 +71,7 @@ cdef extern from "vectors.h":
     vf vf_narrow(vd a, vd b) noexcept nogil
     void fl_prefetch(const void* p) noexcept nogil
     int FL_CONVERTS
+    int FL_WIDE
     vf vf_from_halves(const uint16_t* p) noexcept nogil
     vf vf_from_bfloats(const uint16_t* p) noexcept nogil
     void vf_to_halves(uint16_t* p, vf a) noexcept nogil       # to nearest, ties to even; nan keeps its first bits

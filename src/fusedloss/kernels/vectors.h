@@ -37,6 +37,7 @@ static inline void fl_store_start(float *p, __m128 v, long width) {
 #include <immintrin.h>
 
 #define FL_CONVERTS 1   /* 16-bit floats, by one instruction */
+#define FL_WIDE 1       /* 32 registers: room for two steps of a loop at once */
 typedef __m512 vf;
 typedef __m512i vi;
 typedef __m512d vd;
@@ -188,6 +189,7 @@ static inline vd vd_look_up(vdt table, vd index) { return _mm512_permutexvar_pd(
 #include <immintrin.h>
 
 #define FL_CONVERTS 1
+#define FL_WIDE 0
 typedef struct { __m256 a, b; } vf;
 typedef struct { __m256i a, b; } vi;
 typedef struct { __m256d a, b; } vd;
@@ -428,6 +430,7 @@ static inline vd vd_look_up(vdt t, vd index) {
 #else
 
 #define FL_CONVERTS 0
+#define FL_WIDE 0
 typedef struct { float x[16]; } vf;
 typedef struct { uint32_t x[16]; } vi;
 typedef struct { double x[8]; } vd;

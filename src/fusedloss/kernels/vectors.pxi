@@ -5,9 +5,6 @@
 # (all float32; tests/test_exp.py).
 # A polynomial of degree 6 without the table has 0.9, and costs two operations more of the kind that limits the loop.
 
-cdef enum:
-    WIDE = 4 * LANES      # floats per step of the loops below; part of the order of summation
-
 # The bits of T_j as a float, less its exponent of 127 and less j in the place where the shifted index adds it.
 cdef float exp_offsets[8]
 cdef float exp_errors[8]
@@ -136,176 +133,11 @@ cdef inline double fold_vectors(vd a, vd b) noexcept nogil:
     return (((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7])))
 
 
-cdef enum:
-    SEARCHED = 16 * LANES      # numbers to look through for the place of a maximum
-
-
-cdef inline vf without(vf v, Py_ssize_t hole) noexcept nogil:
-    """v with -inf in one lane, or in none if there is no lane of that number."""
-    return vf_if_equal(vf_count(), vf_set(<float>hole), vf_set(-INFINITY), v)
-
-
-cdef inline vf from_16_bits(const uint16_t* source, bint half) noexcept nogil:
-    return vf_from_halves(source) if half else vf_from_bfloats(source)
-
-
-cdef inline vf take_vector(const float* x, const uint16_t* source, bint half, float* converted) noexcept nogil:
-    """The next vector of x; or of 16-bit numbers, unless `source` is NULL, OUT converted."""
-    cdef vf v
-    if source == NULL:
-        return vf_load(x)
-    v = from_16_bits(source, half)
-    vf_store(converted, v)
-    return v
-
-
-cdef inline vf largest_of_part(const float* x, const uint16_t* source, bint half, float* converted, Py_ssize_t vectors,
-                               Py_ssize_t hole) noexcept nogil:
-    """The largest of as many vectors, in each lane, without x[hole] if that is not negative."""
-    cdef vf best[4]
-    cdef vf v
-    cdef Py_ssize_t k, m
-    for k in range(4):
-        best[k] = vf_set(-INFINITY)
-    for m in range(vectors // 4):
-        for k in range(4):
-            v = take_vector(x + (4 * m + k) * LANES, source + (4 * m + k) * LANES if source != NULL else NULL, half,
-                            converted + (4 * m + k) * LANES)
-            if hole >= 0:
-                v = without(v, hole - (4 * m + k) * LANES)
-            best[k] = vf_max(v, best[k])
-    for k in range(vectors - vectors % 4, vectors):
-        v = take_vector(x + k * LANES, source + k * LANES if source != NULL else NULL, half, converted + k * LANES)
-        best[0] = vf_max(without(v, hole - k * LANES), best[0])
-    return vf_max(vf_max(best[0], best[1]), vf_max(best[2], best[3]))
-
-
-cdef void find_top_float(const float* x, Py_ssize_t n, Py_ssize_t hole, const uint16_t* source, bint half,
-                         float* converted, float* top, Py_ssize_t* top_at) noexcept nogil:
-    """OUT the largest of x[0:n], n <= COLUMNS, but x[hole] (-1: none), and the first place that has it; -1 if all are
-    -inf or nan, which is passed over: a sum will see it.
-
-    Unless `source` is NULL, x is `converted`, which is made of its 16-bit numbers on the way; n is whole vectors then.
-    """
-    cdef float maxima[256]       # a vector for each part of a column block
-    cdef Py_ssize_t parts = (n + SEARCHED - 1) // SEARCHED
-    cdef Py_ssize_t part, at, m
-    cdef int lane
-    cdef vf best = vf_set(-INFINITY)
-    cdef vf a
-    for part in range(parts):
-        at = part * SEARCHED
-        m = min(<Py_ssize_t>SEARCHED, n - at)
-        if at <= hole < at + m or m < SEARCHED:
-            a = largest_of_part(x + at, source + at if source != NULL else NULL, half, converted + at, m // LANES,
-                                hole - at)
-            if m % LANES:
-                m -= m % LANES
-                a = vf_max(without(vf_load_part(x + at + m, n - at - m, -INFINITY), hole - at - m), a)
-        elif source == NULL:
-            a = largest_of_part(x + at, NULL, False, NULL, SEARCHED // LANES, -1)
-        elif half:
-            a = largest_of_part(NULL, source + at, True, converted + at, SEARCHED // LANES, -1)
-        else:
-            a = largest_of_part(NULL, source + at, False, converted + at, SEARCHED // LANES, -1)
-        vf_store(maxima + part * LANES, a)
-        best = vf_max(a, best)
-    top[0] = vf_largest(best)
-    top_at[0] = -1
-    if top[0] == -INFINITY:
-        return
-    best = vf_set(top[0])
-    for part in range(parts):
-        if vf_first_equal(vf_load(maxima + part * LANES), best) == LANES:
-            continue
-        at = part * SEARCHED
-        while at + LANES <= n:
-            lane = vf_first_equal(without(vf_load(x + at), hole - at), best)
-            if lane < LANES:
-                top_at[0] = at + lane
-                return
-            at += LANES
-        top_at[0] = at + vf_first_equal(without(vf_load_part(x + at, n - at, -INFINITY), hole - at), best)
-        return
-
-
 cdef inline Py_ssize_t next_stop(Py_ssize_t i, Py_ssize_t a, Py_ssize_t b, Py_ssize_t end) noexcept nogil:
     """The next of three places where a loop must stop, from i on; -1 is none."""
     cdef Py_ssize_t stop = end
     stop = a if i <= a < stop else stop
     return b if i <= b < stop else stop
-
-
-cdef inline void fetch(const char* ahead, Py_ssize_t i, int size) noexcept nogil:
-    """Numbers i..i+64 of 4 or 2 bytes."""
-    fl_prefetch(ahead + size * i)
-    fl_prefetch(ahead + size * i + 64)
-    if size == 4:
-        fl_prefetch(ahead + size * i + 128)
-        fl_prefetch(ahead + size * i + 192)
-
-
-cdef double exp_sum(const float* x, Py_ssize_t n, Py_ssize_t a, Py_ssize_t b, const Shift* shift, const char* ahead,
-                    int size) noexcept nogil:
-    """Sum of e^(x - base) / 2^scale over x[0:n], n <= COLUMNS, without x[a] and x[b] (-1: none).
-
-    Four terms are added in float32 (relative error below 2*2^-24), then all in float64. nan gives nan, -inf counts as
-    0. What is needed next, n numbers of `size` bytes, is fetched meanwhile from `ahead` on.
-    """
-    cdef vf magic = vf_set(eighths_magic(shift.scale))
-    cdef vf floor = vf_set(eighths_floor(shift.scale))
-    cdef vf offsets = vf_table(exp_offsets)
-    cdef vf errors = vf_table(exp_errors)
-    cdef vd sum_0 = vd_set(0.0), sum_1 = vd_set(0.0)
-    cdef vf q_0, q_1
-    cdef float moved[COLUMNS]
-    cdef Py_ssize_t i = 0
-    cdef Py_ssize_t full = n - n % WIDE
-    cdef Py_ssize_t at_a = a - a % WIDE if a >= 0 else -1
-    cdef Py_ssize_t at_b = b - b % WIDE if b >= 0 else -1
-    cdef Py_ssize_t stop, k
-    if shift.base != 0.0:
-        for k in range(n):
-            moved[k] = x[k] - <float>shift.base
-        x = moved
-    while i < n:
-        if i == full:
-            fetch(ahead, i, size)
-            q_0 = vf_set(0.0)
-            for k in range(full, n, 16):      # LANES
-                q_1 = without(without(vf_load_part(x + k, n - k, -INFINITY), a - k), b - k)
-                q_1 = exp_vector(q_1, magic, floor, offsets, errors)
-                q_0 = vf_add(q_0, q_1)
-            sum_0 = vd_add(sum_0, vd_low(q_0))
-            sum_1 = vd_add(sum_1, vd_high(q_0))
-            break
-        if i == at_a or i == at_b:
-            # -inf stands for the class that is left out.
-            fetch(ahead, i, size)
-            q_0 = exp_vector(without(without(vf_load(x + i), a - i), b - i), magic, floor, offsets, errors)
-            q_0 = vf_add(q_0, exp_vector(without(without(vf_load(x + i + LANES), a - i - LANES), b - i - LANES), magic,
-                                         floor, offsets, errors))
-            q_1 = exp_vector(without(without(vf_load(x + i + 2 * LANES), a - i - 2 * LANES), b - i - 2 * LANES), magic,
-                             floor, offsets, errors)
-            q_1 = vf_add(q_1, exp_vector(without(without(vf_load(x + i + 3 * LANES), a - i - 3 * LANES),
-                                                 b - i - 3 * LANES), magic, floor, offsets, errors))
-            q_0 = vf_add(q_0, q_1)
-            sum_0 = vd_add(sum_0, vd_low(q_0))
-            sum_1 = vd_add(sum_1, vd_high(q_0))
-            i += WIDE
-            continue
-        stop = next_stop(i, at_a, at_b, full)
-        while i < stop:
-            fetch(ahead, i, size)
-            q_0 = exp_vector(vf_load(x + i), magic, floor, offsets, errors)
-            q_0 = vf_add(q_0, exp_vector(vf_load(x + i + LANES), magic, floor, offsets, errors))
-            q_1 = exp_vector(vf_load(x + i + 2 * LANES), magic, floor, offsets, errors)
-            q_1 = vf_add(q_1, exp_vector(vf_load(x + i + 3 * LANES), magic, floor, offsets, errors))
-            q_0 = vf_add(q_0, q_1)
-            sum_0 = vd_add(sum_0, vd_low(q_0))
-            sum_1 = vd_add(sum_1, vd_high(q_0))
-            i += WIDE
-    return fold_vectors(sum_0, sum_1)
 
 
 # float64: the same, with a polynomial of degree 7. Max error 0.62 ulp (0.611 at -0x1.e85961d840c00p+5 is the worst of

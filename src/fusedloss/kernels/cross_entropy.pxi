@@ -1020,6 +1020,10 @@ cdef void softmax_block(Softmax* t, Py_ssize_t block, real tag) noexcept nogil:
                 add_logarithm(&product, &total)
             first += n
             continue
+        if real is float and t.kind != CROSS_ENTROPY and t.inner == 1 and t.classes <= SHORT_ROW:
+            softmax_rows(t, first, n)
+            first += n
+            continue
         read_row_options(t, first, n, &r)
         if side_by_side:
             lanes_block(t, first, n, &r, <real>0)

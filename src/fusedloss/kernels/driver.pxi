@@ -29,6 +29,7 @@ include "columns.pxi"
 include "items.pxi"
 include "cross_entropy.pxi"
 include "side_by_side.pxi"
+include "softmax_rows.pxi"
 include "pointwise.pxi"
 
 cnp.import_array()

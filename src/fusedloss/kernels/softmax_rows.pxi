@@ -1,0 +1,196 @@
+# softmax, log_softmax and logsumexp of short rows of float32, 16 rows side by side, lane = row.
+#
+# Columns of 16 rows are transposed in registers and kept; the maximum of each lane sets its shift. As with long rows
+# the sum leaves the maximum out where its logarithm is wanted: log S = m + log1p(rest / E_m). Exponentials are added
+# with what their last roundings have lost, so that sums of few terms are right to more digits than a float has.
+
+cdef enum:
+    LARGE = 1048576       # maxima from here on leave no room for log S in a second float
+
+
+cdef struct Lanes:
+    # 16 rows: maximum, and what exp needs for their shifts.
+    vf top
+    vf base
+    Exponents exponents
+
+
+cdef Lanes read_lanes(const float* rows, Py_ssize_t classes, float* x) noexcept nogil:
+    """OUT x[class, lane]: 16 rows that lie one after the other; nan is passed over by the maximum."""
+    cdef Lanes lanes
+    cdef float tops[LANES]
+    cdef float bases[LANES]
+    cdef float magic[LANES]
+    cdef float floor[LANES]
+    cdef vf v[4]
+    cdef vf top = vf_set(-INFINITY)
+    cdef Py_ssize_t width = min(classes, <Py_ssize_t>4)
+    cdef Py_ssize_t at, start, c
+    cdef Shift shift
+    cdef int i
+    for at in range(0, classes, 4):
+        # The last group of four starts early.
+        start = max(min(at, classes - 4), <Py_ssize_t>0)
+        vf_load_columns(rows + start, classes, width, v)
+        for c in range(width):
+            vf_store(x + (start + c) * LANES, v[c])
+            top = vf_max(v[c], top)
+    vf_store(tops, top)
+    for i in range(LANES):
+        shift = shift_of(<double>tops[i], <float>0)
+        bases[i] = <float>shift.base
+        magic[i] = eighths_magic(shift.scale)
+        floor[i] = eighths_floor(shift.scale)
+    lanes.top = top
+    lanes.base = vf_load(bases)
+    lanes.exponents = exponents_of(0.0)
+    lanes.exponents.magic = vf_load(magic)
+    lanes.exponents.floor = vf_load(floor)
+    return lanes
+
+
+cdef inline void take_two(vf a, vf b, const Lanes* lanes, bint all_of_them, vf* tops, ColumnSums* s,
+                          float* e) noexcept nogil:
+    """Add e^a and e^b; OUT e, unless NULL. The maximum is counted instead, unless `all_of_them`."""
+    cdef vf floor = lanes.exponents.floor
+    cdef vf y = vf_max(floor, vf_sub(a, lanes.base))
+    cdef vf z = vf_max(floor, vf_sub(b, lanes.base))
+    cdef vf lost, lost_too
+    if not all_of_them:
+        y = vf_if_equal(a, lanes.top, floor, y)
+        z = vf_if_equal(b, lanes.top, floor, z)
+        tops[0] = vf_add(tops[0], vf_add(vf_if_equal(a, lanes.top, vf_set(1.0), vf_set(0.0)),
+                                         vf_if_equal(b, lanes.top, vf_set(1.0), vf_set(0.0))))
+    exp_two_with_low(&y, &z, &lanes.exponents, &lost, &lost_too)
+    add_terms(y, lost, s)
+    add_terms(z, lost_too, s)
+    if e != NULL:
+        vf_store(e, y)
+        vf_store(e + LANES, z)
+
+
+cdef void sum_lanes(float* x, Py_ssize_t classes, const Lanes* lanes, bint softmax, double* sums,
+                    double* tops) noexcept nogil:
+    """OUT sums: of e^(x - base) / 2^scale in each lane, in float64. For the softmax all of them, which are left in x;
+    else without the maximum, OUT tops: how many there are."""
+    cdef ColumnSums s
+    cdef float lows[LANES]
+    cdef float counts[LANES]
+    cdef vf count = vf_set(0.0)
+    cdef Py_ssize_t c
+    cdef int i
+    s.sum_0 = vd_set(0.0)
+    s.sum_1 = vd_set(0.0)
+    s.low = vf_set(0.0)
+    for c in range(0, classes - 1, 2):
+        take_two(vf_load(x + c * LANES), vf_load(x + (c + 1) * LANES), lanes, softmax, &count, &s,
+                 x + c * LANES if softmax else NULL)
+    if classes % 2:
+        # A class beyond the last counts as -inf; there is room for it.
+        c = classes - 1
+        take_two(vf_load(x + c * LANES), vf_set(-INFINITY), lanes, softmax, &count, &s,
+                 x + c * LANES if softmax else NULL)
+    vd_store(sums, s.sum_0)
+    vd_store(sums + 8, s.sum_1)
+    vf_store(lows, s.low)
+    vf_store(counts, count)
+    for i in range(LANES):
+        sums[i] = sums[i] + <double>lows[i]
+        tops[i] = <double>counts[i]
+
+
+cdef inline vf softmax_column(const float* e, vf high, vf low) noexcept nogil:
+    cdef vf v = vf_load(e)
+    return vf_fma(v, high, vf_mul(v, low))
+
+
+cdef inline vf log_softmax_column(const float* x, vf lse, vf lse_low, vf top, vf at_top) noexcept nogil:
+    """x - lse: one rounding where it matters. That of x - lse is exact where much cancels."""
+    cdef vf v = vf_load(x)
+    return vf_if_equal(v, top, at_top, vf_sub(vf_sub(v, lse), lse_low))
+
+
+cdef void write_columns_of_lanes(const float* x, Py_ssize_t classes, bint softmax, vf a, vf b, vf top, vf at_top,
+                                 float* rows) noexcept nogil:
+    """All of 16 rows, one after the other."""
+    cdef vf v[4]
+    cdef Py_ssize_t width = min(classes, <Py_ssize_t>4)
+    cdef Py_ssize_t at, start, c
+    for at in range(0, classes, 4):
+        start = max(min(at, classes - 4), <Py_ssize_t>0)
+        for c in range(4):
+            v[c] = (softmax_column(x + (start + min(c, width - 1)) * LANES, a, b) if softmax
+                    else log_softmax_column(x + (start + min(c, width - 1)) * LANES, a, b, top, at_top))
+        vf_store_columns(rows + start, classes, width, v)
+
+
+cdef void softmax_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
+    """One of the three functions of up to 16 rows of up to SHORT_ROW classes."""
+    cdef float x[4112]           # (SHORT_ROW + 1) * LANES
+    cdef float buffer[4096]      # SHORT_ROW * LANES
+    cdef double rest[LANES]
+    cdef double tops[LANES]
+    cdef double term[LANES]
+    cdef double log_total[LANES]
+    cdef double whole[LANES]
+    cdef float top[LANES]
+    cdef float high[LANES]
+    cdef float low[LANES]
+    cdef float at_top[LANES]
+    cdef Py_ssize_t classes = t.classes
+    cdef Lanes lanes = read_lanes(whole_rows(t.logits, t.code, classes, first, n, buffer), classes, x)
+    cdef bint softmax = t.kind == SOFTMAX
+    cdef bint large = False
+    cdef double total
+    cdef float at
+    cdef float* rows = buffer
+    cdef Py_ssize_t c
+    cdef vf e, lost
+    cdef int i
+    memset(at_top, 0, sizeof(at_top))
+    sum_lanes(x, classes, &lanes, softmax, rest, tops)
+    vf_store(top, lanes.top)
+    if softmax:
+        for i in range(LANES):
+            # No row with infinities at its top has a softmax.
+            total = rest[i] if (top[i] < INFINITY) & (top[i] > -INFINITY) else NAN
+            high[i] = <float>(1.0 / total)
+            low[i] = <float>(1.0 / total - <double>high[i])
+    else:
+        e = exp_with_low(vf_max(lanes.exponents.floor, vf_sub(lanes.top, lanes.base)), &lanes.exponents, &lost)
+        set_terms(e, lost, term)
+        for i in range(LANES):
+            rest[i] = rest[i] + (tops[i] - 1.0) * term[i]
+            large |= not (-LARGE < top[i] < LARGE)
+        losses_from_sums(rest, term, log_total)
+        for i in range(LANES):
+            total = log_total[i] if (top[i] < INFINITY) & (top[i] > -INFINITY) else NAN
+            log_total[i] = total
+            whole[i] = <double>top[i] + total
+            high[i] = <float>whole[i]
+            low[i] = <float>(((<double>top[i] - whole[i]) + total) + (whole[i] - <double>high[i]))
+            at_top[i] = <float>-total
+    if t.kind == LOGSUMEXP:
+        for i in range(<int>n):
+            if top[i] == -INFINITY:
+                high[i] = top[i] + <float>rest[i]      # nan if the sum has met one
+            elif top[i] == INFINITY:
+                high[i] = NAN if row_has_nan(t, first + i) else INFINITY
+        store(t.losses, t.loss_code, first, n, high, False)
+        return
+    if t.code == F32 and n == LANES:
+        rows = <float*>t.grad + first * classes
+    if softmax or not large:
+        write_columns_of_lanes(x, classes, softmax, vf_load(high), vf_load(low), lanes.top, vf_load(at_top), rows)
+    else:
+        for c in range(classes):
+            for i in range(LANES):
+                at = x[c * LANES + i]
+                if -LARGE < top[i] < LARGE:
+                    at = at_top[i] if at == top[i] else (at - high[i]) - low[i]
+                else:
+                    at = <float>-((<double>top[i] - <double>at) + log_total[i])
+                x[c * LANES + i] = at
+        rows_of_columns(x, classes, rows)
+    if rows == buffer:
+        store(t.grad, t.code, first * classes, n * classes, <const float*>buffer, t.stream)

@@ -468,27 +468,200 @@ cdef inline Py_ssize_t first_equal(const real* x, Py_ssize_t n, real value) noex
     return best if best < n else 0
 
 
-cdef inline void mix_weights(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t n,
-                             double* q, real tag) noexcept nogil:
-    """q_c of the row's columns: w_c ((1 - eps) t_c + eps/C) for soft targets, w_c for label smoothing."""
-    cdef real buffer[CHUNK]
-    cdef const real* target
-    cdef double weights[CHUNK]
-    cdef const double* w
-    cdef double keep = 1.0 - t.smoothing
-    cdef double uniform = t.smoothing / <double>t.classes
-    cdef Py_ssize_t i
-    if t.soft:
-        target = load(t.target, t.target_code, row * t.classes + column, n, buffer)
-        for i in range(n):
-            q[i] = fma(keep, <double>target[i], uniform)
+cdef struct Mix:
+    # What the q_c of a row are made of: w_c (keep t_c + uniform) for soft targets, w_c for label smoothing.
+    double keep
+    double uniform
+
+
+cdef inline Mix mix_of(const Softmax* t) noexcept nogil:
+    cdef Mix mix
+    mix.keep = 1.0 - t.smoothing if t.soft else 0.0
+    mix.uniform = t.smoothing / <double>t.classes if t.soft else 1.0
+    return mix
+
+
+cdef inline void take_wide(const real* p, Py_ssize_t m, double rest, vd* a, vd* b) noexcept nogil:
+    """OUT the next 16 numbers in float64; from the m-th on they are `rest`."""
+    cdef vf v
+    if real is float:
+        if m >= 16:
+            a[0] = vd_from_floats(p)
+            b[0] = vd_from_floats(p + 8)
+        else:
+            v = vf_load_part(p, m, <float>rest)
+            a[0] = vd_low(v)
+            b[0] = vd_high(v)
     else:
-        for i in range(n):
-            q[i] = 1.0
-    if t.weight != NULL:
-        w = load(t.weight, t.weight_code, column, n, weights)
-        for i in range(n):
-            q[i] = w[i] * q[i]
+        if m >= 16:
+            a[0] = vd_load(p)
+            b[0] = vd_load(p + 8)
+        else:
+            a[0] = vd_load_part(p, m, rest)
+            b[0] = vd_load_part(p + 8, m - 8, rest)
+
+
+cdef inline void take_weights(const real* target, const double* w, Py_ssize_t m, const Mix* mix, vd* a,
+                              vd* b) noexcept nogil:
+    """OUT q of the next 16 columns, 0 from the m-th on; target and w may be NULL."""
+    cdef vd v, u
+    a[0] = vd_set(mix.uniform)
+    b[0] = a[0]
+    if target != NULL:
+        take_wide(target, m, 0.0, &v, &u)
+        a[0] = vd_fma(vd_set(mix.keep), v, a[0])
+        b[0] = vd_fma(vd_set(mix.keep), u, b[0])
+    if w != NULL:
+        take_wide(w, m, 0.0, &v, &u)
+        a[0] = vd_mul(v, a[0])
+        b[0] = vd_mul(u, b[0])
+    elif m < 16:
+        a[0] = vd_if_less(vd_low(vf_count()), vd_set(<double>m), a[0], vd_set(0.0))
+        b[0] = vd_if_less(vd_high(vf_count()), vd_set(<double>m), b[0], vd_set(0.0))
+
+
+cdef struct MixSums:
+    # Sums of q_c and of q_c (reference - x_c), of the even and the odd eights of columns.
+    vd q_even
+    vd q_odd
+    vd gap_even
+    vd gap_odd
+
+
+cdef inline void add_mixed(const real* x, const real* target, const double* w, Py_ssize_t m, const Mix* mix,
+                           double reference, MixSums* sums) noexcept nogil:
+    """The next 16 columns, m of which exist, in float64. 0 times infinity is 0."""
+    cdef vd a, b, q, r
+    take_wide(x, m, reference, &a, &b)
+    take_weights(target, w, m, mix, &q, &r)
+    a = vd_if_equal(q, vd_set(0.0), q, vd_sub(vd_set(reference), a))
+    b = vd_if_equal(r, vd_set(0.0), r, vd_sub(vd_set(reference), b))
+    sums.gap_even = vd_fma(q, a, sums.gap_even)
+    sums.gap_odd = vd_fma(r, b, sums.gap_odd)
+    sums.q_even = vd_add(sums.q_even, q)
+    sums.q_odd = vd_add(sums.q_odd, r)
+
+
+cdef inline void add_mixed_floats(const float* x, const float* target, Py_ssize_t m, const Mix* mix, double reference,
+                                  vf* q_sum, vf* gap_sum) noexcept nogil:
+    """The same in float32 without class weights, which are 0.125 (reference - x_c): four of these cannot overflow.
+    Without a target q_sum is left alone."""
+    cdef vf gap = vf_load(x) if m >= 16 else vf_load_part(x, m, <float>reference)
+    cdef vf q
+    gap = vf_nfma(vf_set(0.125), gap, vf_set(<float>(0.125 * reference)))
+    if target != NULL:
+        q = vf_load(target) if m >= 16 else vf_load_part(target, m, 0.0)
+        q = vf_fma(vf_set(<float>mix.keep), q, vf_set(<float>mix.uniform))
+        if m < 16:
+            q = vf_if_less(vf_count(), vf_set(<float>m), q, vf_set(0.0))
+        gap = vf_if_equal(q, vf_set(0.0), q, vf_mul(q, gap))
+        q_sum[0] = vf_add(q_sum[0], q)
+    gap_sum[0] = vf_add(gap_sum[0], gap)
+
+
+cdef inline void mixed_sums_floats(const float* x, const float* target, Py_ssize_t n, const Mix* mix, double reference,
+                                   MixSums* sums) noexcept nogil:
+    """Four terms are added in float32, then all in float64, as in exp_sum."""
+    cdef vf q[2]
+    cdef vf gap[2]
+    cdef Py_ssize_t full = n - n % WIDE
+    cdef Py_ssize_t i = 0
+    cdef Py_ssize_t k
+    while i < n:
+        for k in range(2):
+            q[k] = vf_set(0.0)
+            gap[k] = vf_set(0.0)
+        if i < full:
+            for k in range(4):
+                add_mixed_floats(x + i + 16 * k, target + i + 16 * k if target != NULL else NULL, 16, mix, reference,
+                                 &q[k // 2], &gap[k // 2])
+        else:
+            for k in range(i, n, 16):
+                add_mixed_floats(x + k, target + k if target != NULL else NULL, n - k, mix, reference, &q[0], &gap[0])
+        gap[0] = vf_add(gap[0], gap[1])
+        sums.gap_even = vd_add(sums.gap_even, vd_low(gap[0]))
+        sums.gap_odd = vd_add(sums.gap_odd, vd_high(gap[0]))
+        if target != NULL:
+            q[0] = vf_add(q[0], q[1])
+            sums.q_even = vd_add(sums.q_even, vd_low(q[0]))
+            sums.q_odd = vd_add(sums.q_odd, vd_high(q[0]))
+        i += WIDE
+
+
+cdef void mix_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t n, const real* x,
+                      RowScan* out) noexcept nogil:
+    """OUT q_sum and q_gap of a column block."""
+    cdef real targets[CHUNK]
+    cdef double weights[CHUNK]
+    cdef const real* target = NULL
+    cdef const double* w = NULL
+    cdef Mix mix = mix_of(t)
+    cdef MixSums sums
+    cdef Py_ssize_t at = 0
+    cdef Py_ssize_t m, k
+    while at < n:
+        m = min(<Py_ssize_t>CHUNK, n - at)
+        sums.q_even = vd_set(0.0)
+        sums.q_odd = sums.q_even
+        sums.gap_even = sums.q_even
+        sums.gap_odd = sums.q_even
+        if t.soft:
+            target = load(t.target, t.target_code, row * t.classes + column + at, m, targets)
+        if t.weight != NULL:
+            w = load(t.weight, t.weight_code, column + at, m, weights)
+        if real is float and w == NULL:
+            if target != NULL:
+                mixed_sums_floats(<const float*>x + at, <const float*>target, m, &mix, out.reference, &sums)
+            else:
+                mixed_sums_floats(<const float*>x + at, NULL, m, &mix, out.reference, &sums)
+                out.q_sum += <double>m
+            out.q_gap += 8.0 * fold_vectors(sums.gap_even, sums.gap_odd)
+        else:
+            for k in range((m + 15) // 16):
+                add_mixed(x + at + 16 * k, target + 16 * k if target != NULL else NULL,
+                          w + 16 * k if w != NULL else NULL, m - 16 * k, &mix, out.reference, &sums)
+            out.q_gap += fold_vectors(sums.gap_even, sums.gap_odd)
+        out.q_sum += fold_vectors(sums.q_even, sums.q_odd)
+        at += m
+
+
+cdef inline void mix_step(const real* target, const double* w, Py_ssize_t m, const Mix* mix, double q_factor, real* g,
+                          real* out) noexcept nogil:
+    """The next 16 columns, m of which exist, in float64."""
+    cdef vd a, b, q, r
+    take_wide(g, m, 0.0, &a, &b)
+    take_weights(target, w, m, mix, &q, &r)
+    a = vd_nfma(vd_set(q_factor), q, a)
+    b = vd_nfma(vd_set(q_factor), r, b)
+    if real is float:
+        write_vector(out, vf_narrow(a, b), m, False)
+    else:
+        write_vector(out, a, m, False)
+        write_vector(out + 8, b, max(m - 8, <Py_ssize_t>0), False)
+
+
+cdef void mix_gradient(const real* target, const double* w, Py_ssize_t n, const Mix* mix, double q_factor, real* g,
+                       real* out) noexcept nogil:
+    """out[0:n] = g - q_factor q; out may be g. target and w may be NULL."""
+    cdef double scale = q_factor * mix.keep
+    cdef vf high = vf_set(<float>scale)
+    cdef vf low = vf_set(<float>(scale - <double><float>scale))
+    cdef vf uniform = vf_set(<float>(q_factor * mix.uniform))
+    cdef vf v, q
+    cdef Py_ssize_t k, m
+    if real is float and w == NULL and holds(q_factor):
+        for k in range((n + 15) // 16):
+            m = n - 16 * k
+            v = vf_load(g + 16 * k) if m >= 16 else vf_load_part(g + 16 * k, m, 0.0)
+            v = vf_sub(v, uniform)
+            if target != NULL:
+                q = vf_load(target + 16 * k) if m >= 16 else vf_load_part(target + 16 * k, m, 0.0)
+                v = vf_nfma(high, q, vf_nfma(low, q, v))
+            write_vector(out + 16 * k, v, m, False)
+        return
+    for k in range((n + 15) // 16):
+        mix_step(target + 16 * k if target != NULL else NULL, w + 16 * k if w != NULL else NULL, n - 16 * k, mix,
+                 q_factor, g + 16 * k, out + 16 * k)
 
 
 cdef void find_top_double(const double* x, Py_ssize_t n, Py_ssize_t hole, double* top,
@@ -525,10 +698,7 @@ cdef void scan_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_s
     float64 logits, in the unit of the sums."""
     cdef const real* x
     cdef const uint16_t* halves = NULL
-    cdef double q[CHUNK]
-    cdef double products[CHUNK]
-    cdef Py_ssize_t chunks = (n + CHUNK - 1) // CHUNK
-    cdef Py_ssize_t part, at, m, i, top_at
+    cdef Py_ssize_t top_at
     cdef Py_ssize_t second_at = -1
     cdef double reference
     cdef real top, second
@@ -574,14 +744,7 @@ cdef void scan_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_s
     reference = out.maximum if out.maximum > -INFINITY else 0.0
     out.reference = reference
     if t.soft or t.smoothing > 0.0:
-        for part in range(chunks):
-            at = part * CHUNK
-            m = min(<Py_ssize_t>CHUNK, n - at)
-            mix_weights(t, row, column + at, m, q, <real>0)
-            for i in range(m):
-                products[i] = 0.0 if q[i] == 0.0 else q[i] * (reference - <double>x[at + i])
-            out.q_gap += tree_sum(products, m)
-            out.q_sum += tree_sum(q, m)
+        mix_columns(t, row, column, n, x, out)
 
 
 cdef inline double power(double n) noexcept nogil:
@@ -780,7 +943,13 @@ cdef void write_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
     cdef real buffer[CHUNK]
     cdef real g[CHUNK]
     cdef real h[CHUNK]
-    cdef double q[CHUNK]
+    cdef real targets[CHUNK]
+    cdef double weights[CHUNK]
+    cdef const real* target = NULL
+    cdef const double* w = NULL
+    cdef real* out
+    cdef Mix mix = mix_of(t)
+    cdef double q
     cdef const real* x = load(t.logits, t.code, row * t.classes + column, n, buffer)
     cdef real base = <real>r.base[lane]
     cdef real magic = magic_of(r.scale[lane], <real>0)
@@ -846,19 +1015,28 @@ cdef void write_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
         if 0 <= top < n:
             h[top] = <real>hessian_at_peak(r, lane)
     if t.grad != NULL:
+        out = g
         if t.kind == CROSS_ENTROPY:
             if t.soft or t.smoothing > 0.0:
-                mix_weights(t, row, column, n, q, <real>0)
+                if t.soft:
+                    target = load(t.target, t.target_code, start, n, targets)
+                if t.weight != NULL:
+                    w = load(t.weight, t.weight_code, column, n, weights)
                 if t.soft and 0 <= top < n:
                     p = <double>exp_shifted(x[top], base, magic, floor) * inverse
-                    p = soft_gradient_at_maximum(r, lane, p, q[top])
-                for i in range(n):
-                    g[i] = <real>(<double>g[i] - q_factor * q[i])
+                    q = fma(mix.keep, <double>target[top], mix.uniform)
+                    if w != NULL:
+                        q = w[top] * q
+                    p = soft_gradient_at_maximum(r, lane, p, q)
+                if not t.stream and size_of(t.code) == sizeof(real):
+                    out = <real*>t.grad + start
+                mix_gradient(target, w, n, &mix, q_factor, g, out)
                 if t.soft and 0 <= top < n:
-                    g[top] = <real>p
+                    out[top] = <real>p
             if not t.soft and 0 <= label < n:
-                g[label] = <real>r.special[lane]
-        store(t.grad, t.code, start, n, g, t.stream)
+                out[label] = <real>r.special[lane]
+        if out == g:
+            store(t.grad, t.code, start, n, g, t.stream)
     if t.hess != NULL:
         store(t.hess, t.code, start, n, h, t.stream)
 

@@ -521,16 +521,30 @@ cdef inline void take_weights(const real* target, const double* w, Py_ssize_t m,
 
 
 cdef struct MixSums:
-    # Sums of q_c and of q_c (reference - x_c), of the even and the odd eights of columns.
+    # Sums of q_c and of q_c (reference - x_c), of the even and of the odd eights of columns.
     vd q_even
     vd q_odd
     vd gap_even
     vd gap_odd
 
 
+cdef inline void clear_mixed(MixSums* sums) noexcept nogil:
+    sums.q_even = vd_set(0.0)
+    sums.q_odd = vd_set(0.0)
+    sums.gap_even = vd_set(0.0)
+    sums.gap_odd = vd_set(0.0)
+
+
+cdef inline void add_mixed_sums(MixSums* to, const MixSums* sums) noexcept nogil:
+    to.q_even = vd_add(to.q_even, sums.q_even)
+    to.q_odd = vd_add(to.q_odd, sums.q_odd)
+    to.gap_even = vd_add(to.gap_even, sums.gap_even)
+    to.gap_odd = vd_add(to.gap_odd, sums.gap_odd)
+
+
 cdef inline void add_mixed(const real* x, const real* target, const double* w, Py_ssize_t m, const Mix* mix,
                            double reference, MixSums* sums) noexcept nogil:
-    """The next 16 columns, m of which exist, in float64. 0 times infinity is 0."""
+    """The next 16 columns, m of which exist. 0 times infinity is 0."""
     cdef vd a, b, q, r
     take_wide(x, m, reference, &a, &b)
     take_weights(target, w, m, mix, &q, &r)
@@ -542,50 +556,87 @@ cdef inline void add_mixed(const real* x, const real* target, const double* w, P
     sums.q_odd = vd_add(sums.q_odd, r)
 
 
-cdef inline void add_mixed_floats(const float* x, const float* target, Py_ssize_t m, const Mix* mix, double reference,
-                                  vf* q_sum, vf* gap_sum) noexcept nogil:
-    """The same in float32 without class weights, which are 0.125 (reference - x_c): four of these cannot overflow.
-    Without a target q_sum is left alone."""
-    cdef vf gap = vf_load(x) if m >= 16 else vf_load_part(x, m, <float>reference)
-    cdef vf q
-    gap = vf_nfma(vf_set(0.125), gap, vf_set(<float>(0.125 * reference)))
+cdef void mixed_sums(const real* x, const real* target, const double* w, Py_ssize_t n, const Mix* mix,
+                     double reference, double* q_sum, double* q_gap) noexcept nogil:
+    """OUT the sums of q_c and q_c (reference - x_c) over n columns. target and w may be NULL.
+
+    By fours, as a tree: many small terms beside a large one would each be rounded at its size, and all the same way.
+    """
+    cdef MixSums sums, outer, inner
+    cdef Py_ssize_t i, j, k, at
+    clear_mixed(&sums)
+    for i in range(0, n, 256):
+        clear_mixed(&outer)
+        for j in range(i, min(i + 256, n), 64):
+            clear_mixed(&inner)
+            if j + 64 <= n:
+                for k in range(4):
+                    at = j + 16 * k
+                    add_mixed(x + at, target + at if target != NULL else NULL, w + at if w != NULL else NULL, 16, mix,
+                              reference, &inner)
+            else:
+                for at in range(j, n, 16):
+                    add_mixed(x + at, target + at if target != NULL else NULL, w + at if w != NULL else NULL, n - at,
+                              mix, reference, &inner)
+            add_mixed_sums(&outer, &inner)
+        add_mixed_sums(&sums, &outer)
+    q_sum[0] = fold_vectors(sums.q_even, sums.q_odd)
+    q_gap[0] = fold_vectors(sums.gap_even, sums.gap_odd)
+
+
+cdef inline vf eighth_of_gap(const float* x, Py_ssize_t m, double reference) noexcept nogil:
+    """(reference - x) / 8 of the next 16 columns, 0 from the m-th on: eight of them cannot overflow in float32."""
+    cdef vf v = vf_load(x) if m >= 16 else vf_load_part(x, m, <float>reference)
+    return vf_nfma(vf_set(0.125), v, vf_set(<float>(0.125 * reference)))
+
+
+cdef inline void add_floats(const float* x, const float* target, Py_ssize_t m, double reference, vf* q, vf* product,
+                            vf* gap) noexcept nogil:
+    """Add t_c, t_c (reference - x_c) / 8 and (reference - x_c) / 8 of the next 16 columns, m of which exist."""
+    cdef vf g = eighth_of_gap(x, m, reference)
+    cdef vf v
+    gap[0] = vf_add(gap[0], g)
     if target != NULL:
-        q = vf_load(target) if m >= 16 else vf_load_part(target, m, 0.0)
-        q = vf_fma(vf_set(<float>mix.keep), q, vf_set(<float>mix.uniform))
-        if m < 16:
-            q = vf_if_less(vf_count(), vf_set(<float>m), q, vf_set(0.0))
-        gap = vf_if_equal(q, vf_set(0.0), q, vf_mul(q, gap))
-        q_sum[0] = vf_add(q_sum[0], q)
-    gap_sum[0] = vf_add(gap_sum[0], gap)
+        v = vf_load(target) if m >= 16 else vf_load_part(target, m, 0.0)
+        q[0] = vf_add(q[0], v)
+        product[0] = vf_fma(v, vf_if_equal(v, vf_set(0.0), v, g), product[0])
 
 
-cdef inline void mixed_sums_floats(const float* x, const float* target, Py_ssize_t n, const Mix* mix, double reference,
-                                   MixSums* sums) noexcept nogil:
-    """Four terms are added in float32, then all in float64, as in exp_sum."""
-    cdef vf q[2]
-    cdef vf gap[2]
-    cdef Py_ssize_t full = n - n % WIDE
-    cdef Py_ssize_t i = 0
-    cdef Py_ssize_t k
-    while i < n:
-        for k in range(2):
-            q[k] = vf_set(0.0)
-            gap[k] = vf_set(0.0)
-        if i < full:
-            for k in range(4):
-                add_mixed_floats(x + i + 16 * k, target + i + 16 * k if target != NULL else NULL, 16, mix, reference,
-                                 &q[k // 2], &gap[k // 2])
+cdef inline void mixed_sums_of_floats(const float* x, const float* target, Py_ssize_t n, const Mix* mix,
+                                      double reference, double* q_sum, double* q_gap) noexcept nogil:
+    """As mixed_sums without class weights, as sums of t_c, t_c (reference - x_c) and reference - x_c: four terms in
+    float32, then all in float64."""
+    cdef MixSums sums
+    cdef vd gap_even = vd_set(0.0), gap_odd = vd_set(0.0)
+    cdef vf zero = vf_set(0.0)
+    cdef vf q, r, product, other, gap, second
+    cdef Py_ssize_t i, k
+    cdef const float* t
+    clear_mixed(&sums)
+    for i in range(0, n, 64):      # WIDE
+        q = r = product = other = gap = second = zero
+        t = target + i if target != NULL else NULL
+        if i + 64 <= n:
+            add_floats(x + i, t, 16, reference, &q, &product, &gap)
+            add_floats(x + i + 16, t + 16 if t != NULL else NULL, 16, reference, &q, &product, &gap)
+            add_floats(x + i + 32, t + 32 if t != NULL else NULL, 16, reference, &r, &other, &second)
+            add_floats(x + i + 48, t + 48 if t != NULL else NULL, 16, reference, &r, &other, &second)
         else:
-            for k in range(i, n, 16):
-                add_mixed_floats(x + k, target + k if target != NULL else NULL, n - k, mix, reference, &q[0], &gap[0])
-        gap[0] = vf_add(gap[0], gap[1])
-        sums.gap_even = vd_add(sums.gap_even, vd_low(gap[0]))
-        sums.gap_odd = vd_add(sums.gap_odd, vd_high(gap[0]))
+            for k in range(0, n - i, 16):
+                add_floats(x + i + k, t + k if t != NULL else NULL, n - i - k, reference, &q, &product, &gap)
+        gap = vf_add(gap, second)
+        gap_even = vd_add(gap_even, vd_low(gap))
+        gap_odd = vd_add(gap_odd, vd_high(gap))
         if target != NULL:
-            q[0] = vf_add(q[0], q[1])
-            sums.q_even = vd_add(sums.q_even, vd_low(q[0]))
-            sums.q_odd = vd_add(sums.q_odd, vd_high(q[0]))
-        i += WIDE
+            q = vf_add(q, r)
+            product = vf_add(product, other)
+            sums.q_even = vd_add(sums.q_even, vd_low(q))
+            sums.q_odd = vd_add(sums.q_odd, vd_high(q))
+            sums.gap_even = vd_add(sums.gap_even, vd_low(product))
+            sums.gap_odd = vd_add(sums.gap_odd, vd_high(product))
+    q_sum[0] = mix.keep * fold_vectors(sums.q_even, sums.q_odd) + mix.uniform * <double>n
+    q_gap[0] = 8.0 * (times(mix.keep, fold_vectors(sums.gap_even, sums.gap_odd))
+                      + times(mix.uniform, fold_vectors(gap_even, gap_odd)))
 
 
 cdef void mix_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t n, const real* x,
@@ -596,38 +647,33 @@ cdef void mix_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
     cdef const real* target = NULL
     cdef const double* w = NULL
     cdef Mix mix = mix_of(t)
-    cdef MixSums sums
+    cdef double q_sum, q_gap
     cdef Py_ssize_t at = 0
-    cdef Py_ssize_t m, k
+    cdef Py_ssize_t m
     while at < n:
         m = min(<Py_ssize_t>CHUNK, n - at)
-        sums.q_even = vd_set(0.0)
-        sums.q_odd = sums.q_even
-        sums.gap_even = sums.q_even
-        sums.gap_odd = sums.q_even
+        q_gap = NAN
         if t.soft:
             target = load(t.target, t.target_code, row * t.classes + column + at, m, targets)
         if t.weight != NULL:
             w = load(t.weight, t.weight_code, column + at, m, weights)
-        if real is float and w == NULL:
-            if target != NULL:
-                mixed_sums_floats(<const float*>x + at, <const float*>target, m, &mix, out.reference, &sums)
+        elif real is float:
+            if target == NULL:
+                mixed_sums_of_floats(<const float*>x + at, NULL, m, &mix, out.reference, &q_sum, &q_gap)
             else:
-                mixed_sums_floats(<const float*>x + at, NULL, m, &mix, out.reference, &sums)
-                out.q_sum += <double>m
-            out.q_gap += 8.0 * fold_vectors(sums.gap_even, sums.gap_odd)
-        else:
-            for k in range((m + 15) // 16):
-                add_mixed(x + at + 16 * k, target + 16 * k if target != NULL else NULL,
-                          w + 16 * k if w != NULL else NULL, m - 16 * k, &mix, out.reference, &sums)
-            out.q_gap += fold_vectors(sums.gap_even, sums.gap_odd)
-        out.q_sum += fold_vectors(sums.q_even, sums.q_odd)
+                mixed_sums_of_floats(<const float*>x + at, <const float*>target, m, &mix, out.reference, &q_sum,
+                                     &q_gap)
+        # Also where the parts of a q_c below 0 were inf - inf.
+        if isnan(q_gap):
+            mixed_sums(x + at, target, w, m, &mix, out.reference, &q_sum, &q_gap)
+        out.q_sum += q_sum
+        out.q_gap += q_gap
         at += m
 
 
-cdef inline void mix_step(const real* target, const double* w, Py_ssize_t m, const Mix* mix, double q_factor, real* g,
-                          real* out) noexcept nogil:
-    """The next 16 columns, m of which exist, in float64."""
+cdef inline void mix_step(const real* target, const double* w, Py_ssize_t m, const Mix* mix, double q_factor,
+                          const real* g, real* out) noexcept nogil:
+    """The next 16 columns of mix_gradient, m of which exist."""
     cdef vd a, b, q, r
     take_wide(g, m, 0.0, &a, &b)
     take_weights(target, w, m, mix, &q, &r)
@@ -640,28 +686,39 @@ cdef inline void mix_step(const real* target, const double* w, Py_ssize_t m, con
         write_vector(out + 8, b, max(m - 8, <Py_ssize_t>0), False)
 
 
-cdef void mix_gradient(const real* target, const double* w, Py_ssize_t n, const Mix* mix, double q_factor, real* g,
-                       real* out) noexcept nogil:
+cdef inline void mix_step_floats(const float* target, Py_ssize_t m, vf high, vf low, vf uniform, const float* g,
+                                 float* out) noexcept nogil:
+    """The same in float32, without class weights."""
+    cdef vf v = vf_sub(vf_load(g) if m >= 16 else vf_load_part(g, m, 0.0), uniform)
+    cdef vf q
+    if target != NULL:
+        q = vf_load(target) if m >= 16 else vf_load_part(target, m, 0.0)
+        v = vf_nfma(high, q, vf_nfma(low, q, v))
+    write_vector(out, v, m, False)
+
+
+cdef void mix_gradient(const real* target, const double* w, Py_ssize_t n, const Mix* mix, double q_factor,
+                       const real* g, real* out) noexcept nogil:
     """out[0:n] = g - q_factor q; out may be g. target and w may be NULL."""
-    cdef double scale = q_factor * mix.keep
-    cdef vf high = vf_set(<float>scale)
-    cdef vf low = vf_set(<float>(scale - <double><float>scale))
+    cdef double factor = q_factor * mix.keep
+    cdef vf high = vf_set(<float>factor)
+    cdef vf low = vf_set(<float>(factor - <double><float>factor))
     cdef vf uniform = vf_set(<float>(q_factor * mix.uniform))
-    cdef vf v, q
-    cdef Py_ssize_t k, m
+    cdef Py_ssize_t full = n - n % 16
+    cdef Py_ssize_t i
     if real is float and w == NULL and holds(q_factor):
-        for k in range((n + 15) // 16):
-            m = n - 16 * k
-            v = vf_load(g + 16 * k) if m >= 16 else vf_load_part(g + 16 * k, m, 0.0)
-            v = vf_sub(v, uniform)
-            if target != NULL:
-                q = vf_load(target + 16 * k) if m >= 16 else vf_load_part(target + 16 * k, m, 0.0)
-                v = vf_nfma(high, q, vf_nfma(low, q, v))
-            write_vector(out + 16 * k, v, m, False)
-        return
-    for k in range((n + 15) // 16):
-        mix_step(target + 16 * k if target != NULL else NULL, w + 16 * k if w != NULL else NULL, n - 16 * k, mix,
-                 q_factor, g + 16 * k, out + 16 * k)
+        for i in range(0, full, 16):
+            mix_step_floats(target + i if target != NULL else NULL, 16, high, low, uniform, g + i, out + i)
+        if full < n:
+            mix_step_floats(target + full if target != NULL else NULL, n - full, high, low, uniform, g + full,
+                            out + full)
+    else:
+        for i in range(0, full, 16):
+            mix_step(target + i if target != NULL else NULL, w + i if w != NULL else NULL, 16, mix, q_factor, g + i,
+                     out + i)
+        if full < n:
+            mix_step(target + full if target != NULL else NULL, w + full if w != NULL else NULL, n - full, mix,
+                     q_factor, g + full, out + full)
 
 
 cdef void find_top_double(const double* x, Py_ssize_t n, Py_ssize_t hole, double* top,

@@ -652,7 +652,7 @@ cdef void mix_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
     cdef Py_ssize_t m
     while at < n:
         m = min(<Py_ssize_t>CHUNK, n - at)
-        q_gap = NAN
+        q_sum = q_gap = NAN
         if t.soft:
             target = load(t.target, t.target_code, row * t.classes + column + at, m, targets)
         if t.weight != NULL:
@@ -663,8 +663,8 @@ cdef void mix_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
             else:
                 mixed_sums_of_floats(<const float*>x + at, <const float*>target, m, &mix, out.reference, &q_sum,
                                      &q_gap)
-        # Also where the parts of a q_c below 0 were inf - inf.
-        if isnan(q_gap):
+        # Also where float32 has no room for a sum, and where the parts of a q_c below 0 are inf - inf.
+        if not isfinite(q_sum + q_gap):
             mixed_sums(x + at, target, w, m, &mix, out.reference, &q_sum, &q_gap)
         out.q_sum += q_sum
         out.q_gap += q_gap

@@ -585,7 +585,7 @@ cdef void mixed_sums(const real* x, const real* target, const double* w, Py_ssiz
 
 
 cdef inline vf eighth_of_gap(const float* x, Py_ssize_t m, double reference) noexcept nogil:
-    """(reference - x) / 8 of the next 16 columns, 0 from the m-th on: eight of them cannot overflow in float32."""
+    """(reference - x) / 8 of the next 16 columns, 0 from the m-th on: four of them have room in float32."""
     cdef vf v = vf_load(x) if m >= 16 else vf_load_part(x, m, <float>reference)
     return vf_nfma(vf_set(0.125), v, vf_set(<float>(0.125 * reference)))
 
@@ -686,39 +686,46 @@ cdef inline void mix_step(const real* target, const double* w, Py_ssize_t m, con
         write_vector(out + 8, b, max(m - 8, <Py_ssize_t>0), False)
 
 
-cdef inline void mix_step_floats(const float* target, Py_ssize_t m, vf high, vf low, vf uniform, const float* g,
-                                 float* out) noexcept nogil:
-    """The same in float32, without class weights."""
-    cdef vf v = vf_sub(vf_load(g) if m >= 16 else vf_load_part(g, m, 0.0), uniform)
-    cdef vf q
-    if target != NULL:
-        q = vf_load(target) if m >= 16 else vf_load_part(target, m, 0.0)
-        v = vf_nfma(high, q, vf_nfma(low, q, v))
-    write_vector(out, v, m, False)
-
-
 cdef void mix_gradient(const real* target, const double* w, Py_ssize_t n, const Mix* mix, double q_factor,
                        const real* g, real* out) noexcept nogil:
     """out[0:n] = g - q_factor q; out may be g. target and w may be NULL."""
-    cdef double factor = q_factor * mix.keep
-    cdef vf high = vf_set(<float>factor)
-    cdef vf low = vf_set(<float>(factor - <double><float>factor))
-    cdef vf uniform = vf_set(<float>(q_factor * mix.uniform))
     cdef Py_ssize_t full = n - n % 16
     cdef Py_ssize_t i
-    if real is float and w == NULL and holds(q_factor):
-        for i in range(0, full, 16):
-            mix_step_floats(target + i if target != NULL else NULL, 16, high, low, uniform, g + i, out + i)
-        if full < n:
-            mix_step_floats(target + full if target != NULL else NULL, n - full, high, low, uniform, g + full,
-                            out + full)
-    else:
-        for i in range(0, full, 16):
-            mix_step(target + i if target != NULL else NULL, w + i if w != NULL else NULL, 16, mix, q_factor, g + i,
-                     out + i)
-        if full < n:
-            mix_step(target + full if target != NULL else NULL, w + full if w != NULL else NULL, n - full, mix,
-                     q_factor, g + full, out + full)
+    for i in range(0, full, 16):
+        mix_step(target + i if target != NULL else NULL, w + i if w != NULL else NULL, 16, mix, q_factor, g + i,
+                 out + i)
+    if full < n:
+        mix_step(target + full if target != NULL else NULL, w + full if w != NULL else NULL, n - full, mix, q_factor,
+                 g + full, out + full)
+
+
+cdef struct MixedExp:
+    # What write_mixed needs of a row.
+    vf base
+    vf magic
+    vf floor
+    vf powers
+    vf errors
+    vf back        # 1 / p_factor
+    vf q_high      # q_factor keep ...
+    vf q_low       # ... and what of it a float does not hold
+    vf uniform     # q_factor uniform
+
+
+cdef inline void write_mixed(const float* x, const float* target, Py_ssize_t m, const MixedExp* of, float* out,
+                             float* hess) noexcept nogil:
+    """Gradient and, unless `hess` is NULL, Hessian of the next 16 columns, m of which exist, without class weights.
+    target may be NULL; out or hess may be x."""
+    cdef vf g = vf_load(x) if m >= 16 else vf_load_part(x, m, 0.0)
+    cdef vf q
+    g = scaled_exp(g, of.base, of.magic, of.floor, of.powers, of.errors)
+    if hess != NULL:
+        write_vector(hess, hess_of_grad(g, of.back), m, False)
+    g = vf_sub(g, of.uniform)
+    if target != NULL:
+        q = vf_load(target) if m >= 16 else vf_load_part(target, m, 0.0)
+        g = vf_nfma(of.q_high, q, vf_nfma(of.q_low, q, g))
+    write_vector(out, g, m, False)
 
 
 cdef void find_top_double(const double* x, Py_ssize_t n, Py_ssize_t hole, double* top,
@@ -1006,14 +1013,13 @@ cdef void write_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
     cdef const double* w = NULL
     cdef real* out
     cdef Mix mix = mix_of(t)
-    cdef double q
     cdef const real* x = load(t.logits, t.code, row * t.classes + column, n, buffer)
     cdef real base = <real>r.base[lane]
     cdef real magic = magic_of(r.scale[lane], <real>0)
     cdef real floor = floor_of(r.scale[lane], <real>0)
     cdef double factor = r.p_factor[lane] / r.total[lane]
     cdef double inverse = 1.0 / r.total[lane]
-    cdef double leftover, inverse_low, p, shift
+    cdef double leftover, inverse_low, p, shift, special
     cdef real back
     cdef double p_factor = r.p_factor[lane]
     cdef double pp_factor = r.pp_factor[lane]
@@ -1074,24 +1080,21 @@ cdef void write_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
     if t.grad != NULL:
         out = g
         if t.kind == CROSS_ENTROPY:
+            special = r.special[lane]
             if t.soft or t.smoothing > 0.0:
-                if t.soft:
-                    target = load(t.target, t.target_code, start, n, targets)
                 if t.weight != NULL:
                     w = load(t.weight, t.weight_code, column, n, weights)
-                if t.soft and 0 <= top < n:
-                    p = <double>exp_shifted(x[top], base, magic, floor) * inverse
-                    q = fma(mix.keep, <double>target[top], mix.uniform)
-                    if w != NULL:
-                        q = w[top] * q
-                    p = soft_gradient_at_maximum(r, lane, p, q)
-                if not t.stream and size_of(t.code) == sizeof(real):
+                if t.soft:
+                    target = load(t.target, t.target_code, start, n, targets)
+                    label = top
+                    if 0 <= top < n:
+                        # Before anything is written: out may be x.
+                        special = mixed_at_top(&mix, r, lane, x[top], target[top], 1.0 if w == NULL else w[top])
+                if size_of(t.code) == sizeof(real) and not t.stream:
                     out = <real*>t.grad + start
                 mix_gradient(target, w, n, &mix, q_factor, g, out)
-                if t.soft and 0 <= top < n:
-                    out[top] = <real>p
-            if not t.soft and 0 <= label < n:
-                out[label] = <real>r.special[lane]
+            if 0 <= label < n:
+                out[label] = <real>special
         if out == g:
             store(t.grad, t.code, start, n, g, t.stream)
     if t.hess != NULL:
@@ -1127,6 +1130,73 @@ cdef inline double soft_gradient_at_maximum(const Rows* r, int lane, double p, d
     return own + r.extra[lane] * p
 
 
+cdef inline double mixed_at_top(const Mix* mix, const Rows* r, int lane, real x, real target, double w) noexcept nogil:
+    """The gradient of soft targets at the largest logit x."""
+    cdef double p = exp_shifted(x, <real>r.base[lane], magic_of(r.scale[lane], <real>0),
+                                floor_of(r.scale[lane], <real>0)) * (1.0 / r.total[lane])
+    return soft_gradient_at_maximum(r, lane, p, w * fma(mix.keep, <double>target, mix.uniform))
+
+
+cdef inline bint mixes_floats(const Softmax* t, const Rows* r, int lane) noexcept nogil:
+    """Whether write_mixed_chunk can write a row of no more than float32."""
+    return (t.kind == CROSS_ENTROPY and (t.soft or t.smoothing > 0.0) and t.weight == NULL and holds(r.q_factor[lane])
+            and (t.hess == NULL or hess_from_grad(r, lane)))
+
+
+cdef void write_mixed_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t n, const Rows* r, int lane,
+                            const ScaledExp* scaled) noexcept nogil:
+    """write_chunk for soft targets or label smoothing without class weights, in float32: in one pass, and straight to
+    where the entries belong if nothing is to be converted or to go past the caches."""
+    cdef float buffer[CHUNK]
+    cdef float targets[CHUNK]
+    cdef float g[CHUNK]
+    cdef float h[CHUNK]
+    cdef Py_ssize_t start = row * t.classes + column
+    cdef Py_ssize_t label = <Py_ssize_t>r.label[lane] - column
+    cdef Py_ssize_t top = <Py_ssize_t>r.peak[lane] - column
+    cdef Py_ssize_t full = n - n % 16
+    cdef Py_ssize_t i
+    cdef const float* x = load(t.logits, t.code, start, n, buffer)
+    cdef const float* target = NULL
+    cdef bint direct = t.code == F32 and not t.stream
+    cdef float* out = <float*>t.grad + start if direct else g
+    cdef float* hess = NULL
+    cdef double special = r.special[lane]
+    cdef Mix mix = mix_of(t)
+    cdef double factor = r.q_factor[lane] * mix.keep
+    cdef MixedExp of
+    of.base = vf_set(scaled.base)
+    of.magic = vf_set(scaled.magic)
+    of.floor = vf_set(scaled.floor)
+    of.powers = vf_table(scaled.powers)
+    of.errors = vf_table(scaled.errors)
+    of.back = vf_set(<float>(1.0 / r.p_factor[lane]))
+    of.q_high = vf_set(<float>factor)
+    of.q_low = vf_set(<float>(factor - <double><float>factor))
+    of.uniform = vf_set(<float>(r.q_factor[lane] * mix.uniform))
+    if t.hess != NULL:
+        hess = <float*>t.hess + start if direct else h
+    if t.soft:
+        target = load(t.target, t.target_code, start, n, targets)
+        label = top
+        if 0 <= top < n:
+            # Before anything is written: out may be x.
+            special = mixed_at_top(&mix, r, lane, x[top], target[top], 1.0)
+    for i in range(0, full, 16):
+        write_mixed(x + i, target + i if target != NULL else NULL, 16, &of, out + i, hess + i if hess != NULL else NULL)
+    if full < n:
+        write_mixed(x + full, target + full if target != NULL else NULL, n - full, &of, out + full,
+                    hess + full if hess != NULL else NULL)
+    if 0 <= label < n:
+        out[label] = <float>special
+    if hess != NULL and 0 <= top < n:
+        hess[top] = <float>hessian_at_peak(r, lane)
+    if not direct:
+        store(t.grad, t.code, start, n, g, t.stream)
+        if hess != NULL:
+            store(t.hess, t.code, start, n, h, t.stream)
+
+
 cdef void write_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, const double* e, const Rows* r,
                      real tag) noexcept nogil:
     """Outputs of n rows. e: as scan_rows has it."""
@@ -1151,6 +1221,12 @@ cdef void write_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_
             and (t.hess == NULL or hess_from_grad(r, lane))
             and set_scaled_exp(&scaled, r.p_factor[lane] / r.total[lane], r.base[lane], r.scale[lane])):
         write_plain(t, row, column, last, r, lane, &scaled)
+        return
+    if (real is float and mixes_floats(t, r, lane)
+            and set_scaled_exp(&scaled, r.p_factor[lane] / r.total[lane], r.base[lane], r.scale[lane])):
+        while column < last:
+            write_mixed_chunk(t, row, column, min(<Py_ssize_t>CHUNK, last - column), r, lane, &scaled)
+            column += CHUNK
         return
     while column < last:
         write_chunk(t, row, column, min(<Py_ssize_t>CHUNK, last - column), e, r, lane, tag)

@@ -44,6 +44,7 @@ cdef extern from "vectors.h":
     void vd_store(double* p, vd a) noexcept nogil
     vd vd_low(vf a) noexcept nogil
     vd vd_high(vf a) noexcept nogil
+    vd vd_from_floats(const float* p) noexcept nogil
     vd vd_add(vd a, vd b) noexcept nogil
     vd vd_sub(vd a, vd b) noexcept nogil
     vd vd_mul(vd a, vd b) noexcept nogil

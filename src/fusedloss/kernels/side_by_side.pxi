@@ -149,7 +149,7 @@ cdef inline void scatter(const Softmax* t, char* data, const Tile* tile, Py_ssiz
 
 cdef void gather_weights(const Softmax* t, const Tile* tile, Py_ssize_t first, Py_ssize_t classes, double* q,
                          real* scratch) noexcept nogil:
-    """q[class, lane], as mix_weights has it."""
+    """q[class, lane], as Mix has it."""
     cdef double keep = 1.0 - t.smoothing
     cdef double uniform = t.smoothing / <double>t.classes
     cdef double w

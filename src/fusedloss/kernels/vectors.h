@@ -103,6 +103,8 @@ static inline vd vd_load(const double *p) { return _mm512_loadu_pd(p); }
 static inline void vd_store(double *p, vd a) { _mm512_storeu_pd(p, a); }
 static inline vd vd_low(vf a) { return _mm512_cvtps_pd(_mm512_castps512_ps256(a)); }
 static inline vd vd_high(vf a) { return _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1)); }
+/* Eight floats in memory. */
+static inline vd vd_from_floats(const float *p) { return _mm512_cvtps_pd(_mm256_loadu_ps(p)); }
 static inline vf vf_narrow(vd a, vd b) {
     return _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(a)), _mm512_cvtpd_ps(b), 1);
 }
@@ -295,6 +297,9 @@ static inline vd vd_low(vf a) {
 }
 static inline vd vd_high(vf a) {
     return FL_D(_mm256_cvtps_pd(_mm256_castps256_ps128(a.b)), _mm256_cvtps_pd(_mm256_extractf128_ps(a.b, 1)));
+}
+static inline vd vd_from_floats(const float *p) {
+    return FL_D(_mm256_cvtps_pd(_mm_loadu_ps(p)), _mm256_cvtps_pd(_mm_loadu_ps(p + 4)));
 }
 static inline vf vf_narrow(vd a, vd b) {
     return FL_F(_mm256_insertf128_ps(_mm256_castps128_ps256(_mm256_cvtpd_ps(a.a)), _mm256_cvtpd_ps(a.b), 1),
@@ -493,6 +498,7 @@ static inline vd vd_load(const double *p) { vd r; memcpy(&r, p, sizeof r); retur
 static inline void vd_store(double *p, vd a) { memcpy(p, &a, sizeof a); }
 static inline vd vd_low(vf a) { FL_LANEWISE(vd, 8, (double)a.x[i]); }
 static inline vd vd_high(vf a) { FL_LANEWISE(vd, 8, (double)a.x[i + 8]); }
+static inline vd vd_from_floats(const float *p) { FL_LANEWISE(vd, 8, (double)p[i]); }
 static inline vf vf_narrow(vd a, vd b) { FL_LANEWISE(vf, 16, (float)(i < 8 ? a.x[i & 7] : b.x[i & 7])); }
 static inline vd vd_add(vd a, vd b) { FL_LANEWISE(vd, 8, a.x[i] + b.x[i]); }
 static inline vd vd_sub(vd a, vd b) { FL_LANEWISE(vd, 8, a.x[i] - b.x[i]); }

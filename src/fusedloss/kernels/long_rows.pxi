@@ -1,0 +1,567 @@
+# Long rows: one at a time, their classes side by side; and one row that threads share.
+
+cdef struct RowScan:
+    # A row, or a column block of it.
+    double maximum
+    Shift shift
+    double top           # the largest logit but the label's ...
+    Py_ssize_t top_at    # ... and the first class that has it, -1 if all are -inf or nan
+    Sum others           # over all classes but label and top
+    double reference     # q_gap holds sum q_c (reference - x_c); the maximum, or 0 where that is -inf
+    double q_sum
+    double q_gap
+
+
+cdef inline Py_ssize_t first_equal(const real* x, Py_ssize_t n, real value) noexcept nogil:
+    """First i with x[i] == value, as an integer minimum, which vectorises; 0 if there is none."""
+    cdef int best = <int>n
+    cdef int i
+    cdef int here
+    for i in range(<int>n):
+        here = i if x[i] == value else <int>n
+        best = here if here < best else best
+    return best if best < n else 0
+
+
+cdef void find_top_double(const double* x, Py_ssize_t n, Py_ssize_t hole, double* top,
+                          Py_ssize_t* top_at) noexcept nogil:
+    """OUT the largest of x[0:n] but x[hole], and the first place that has it; -1 if all are -inf or nan."""
+    cdef Py_ssize_t at, begin, m, found
+    cdef Py_ssize_t length = 0
+    cdef double here
+    top[0] = -INFINITY
+    top_at[0] = -1
+    # In pieces: of one of them the place is looked for. The hole ends a piece.
+    at = 0
+    while at < n:
+        if at == hole:
+            at += 1
+            continue
+        m = min(<Py_ssize_t>CHUNK, n - at)
+        if at < hole:
+            m = min(m, hole - at)
+        here = largest(x + at, m)
+        if here > top[0]:
+            top[0] = here
+            begin = at
+            length = m
+        at += m
+    if length > 0:
+        found = first_equal(x + begin, length, top[0])
+        top_at[0] = begin + found
+
+
+cdef inline void begin_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t n, Py_ssize_t label,
+                               float* buffer, Block* b) noexcept nogil:
+    """The column block of logits that are not float64."""
+    cdef Py_ssize_t hole = label - column if column <= label < column + n else -1
+    if FL_CONVERTS and (t.code == F16 or t.code == BF16) and n % LANES == 0:
+        # They are converted in the pass that looks for the maximum.
+        begin_block(b, buffer, <const uint16_t*>t.logits + row * t.classes + column, t.code == F16, n, hole)
+    else:
+        begin_block(b, <float*>load(t.logits, t.code, row * t.classes + column, n, buffer), NULL, False, n, hole)
+
+
+cdef void scan_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t n, Py_ssize_t label, double* e,
+                       Block* here, Block* following, RowScan* out, real tag) noexcept nogil:
+    """Maximum and sums of one column block. label: -1 if there is none. OUT e, unless NULL: all exponentials of
+    float64 logits, in the unit of the sums. Others have been begun as a block, and so may the one that follows."""
+    cdef const real* x
+    cdef Py_ssize_t top_at
+    cdef Py_ssize_t second_at = -1
+    cdef double reference
+    cdef real top, second
+    label = label - column if column <= label < column + n else -1
+
+    if real is float:
+        x = here.x
+        find_top_float(here, &top, &top_at)
+    else:
+        x = <const real*>t.logits + row * t.classes + column
+        find_top_double(x, n, label, &top, &top_at)
+    if t.kind == LOG_SOFTMAX and top_at >= 0:
+        # log p of the top is a sum that the second may be most of: it, too, is added with more digits.
+        if real is float:
+            begin_block(here, <float*>x, NULL, False, n, top_at)
+            find_top_float(here, &second, &second_at)
+        else:
+            find_top_double(x, n, top_at, &second, &second_at)
+    out.top = top
+    out.top_at = column + top_at if top_at >= 0 else -1
+    out.maximum = x[label] if label >= 0 and x[label] > top else top
+    out.shift = shift_of(out.maximum, <real>0)
+    memset(&out.others, 0, sizeof(Sum))
+    if real is float:
+        leave_out_top(here, second_at if t.kind == LOG_SOFTMAX else top_at)
+        add(&out.others, exp_sum(here, &out.shift, t.logits + (row * t.classes + column + COLUMNS) * size_of(t.code),
+                                 size_of(t.code), following))
+    else:
+        exp_sum_double(x, n, second_at if label < 0 else label, top_at, &out.shift, e, &out.others)
+        if e != NULL and top_at >= 0:
+            e[top_at] = exp_in_unit(out, top)
+            e[KEPT + top_at] = low_in_unit(out, top)
+        if e != NULL and label >= 0:
+            e[label] = exp_in_unit(out, x[label])
+            e[KEPT + label] = low_in_unit(out, x[label])
+    if t.kind == LOG_SOFTMAX and second_at >= 0:
+        add_term(out, 1.0, out, second)
+
+    out.q_sum = 0.0
+    out.q_gap = 0.0
+    reference = out.maximum if out.maximum > -INFINITY else 0.0
+    out.reference = reference
+    if t.soft or t.smoothing > 0.0:
+        mix_columns(t, row, column, n, x, out)
+
+
+cdef inline double power(double n) noexcept nogil:
+    """2^n for integers n <= 0; 0 below the smallest normal number."""
+    return fl_double_bits(<uint64_t>(<int64_t>n + 1023) << 52) if n > -1023.0 else 0.0
+
+
+cdef inline double exp_in_unit(const RowScan* a, double x) noexcept nogil:
+    """e^x in the unit of a's sums."""
+    return exp_shifted(x, a.shift.base, magic_of(a.shift.scale, <double>0), floor_of(a.shift.scale, <double>0))
+
+
+cdef inline double low_in_unit(const RowScan* a, double x) noexcept nogil:
+    """What exp_in_unit has rounded away last."""
+    return exp_shifted_low(x, a.shift.base, magic_of(a.shift.scale, <double>0), floor_of(a.shift.scale, <double>0))
+
+
+cdef inline void add_term(RowScan* to, double factor, const RowScan* of, double x) noexcept nogil:
+    """Add factor e^x, in the unit of `of`, to the others, with more digits than their sum had for it."""
+    add(&to.others, factor * exp_in_unit(of, x))
+    to.others.low += factor * low_in_unit(of, x)
+
+
+cdef void merge(RowScan* a, RowScan* b) noexcept nogil:
+    """a becomes the scan of a's columns followed by b's; b is spoilt. The first top wins ties."""
+    cdef bint second = b.maximum > a.maximum
+    cdef RowScan* winner = b if second else a
+    cdef RowScan* loser = a if second else b
+    cdef RowScan* beaten = a if b.top > a.top else b
+    cdef double top = max_of(a.top, b.top)
+    cdef Py_ssize_t top_at = b.top_at if b.top > a.top else a.top_at
+    cdef double factor
+    if loser.maximum == -INFINITY:
+        factor = 1.0      # its sum is 0, or nan, in any unit
+    elif winner.shift.base == 0.0 and loser.shift.base == 0.0:
+        factor = power(loser.shift.scale - winner.shift.scale)      # exact
+    else:
+        factor = (exp_in_unit(winner, winner.maximum) / exp_in_unit(loser, loser.maximum)
+                  * exp_shifted(loser.maximum - winner.maximum, <double>0.0, magic_of(0.0, <double>0),
+                                floor_of(0.0, <double>0)))
+    add(&winner.others, factor * loser.others.high)
+    winner.others.low += factor * loser.others.low
+    if beaten.top > -INFINITY:
+        add_term(winner, factor if beaten == loser else 1.0, beaten, beaten.top)
+    winner.top = top
+    winner.top_at = top_at
+    winner.q_gap += loser.q_gap + times(loser.q_sum, winner.reference - loser.reference)
+    winner.q_sum += loser.q_sum
+    if second:
+        a[0] = b[0]
+
+
+cdef inline double max_of(double a, double b) noexcept nogil:
+    return b if b > a else a
+
+
+cdef struct Blocks:
+    # Of a scan: the one that is summed, and the one that follows.
+    Block both[2]
+    float buffers[8192]      # for logits of 16 bits, COLUMNS each
+    int turn
+    Py_ssize_t end           # of the columns that are scanned one block after the other
+    Py_ssize_t next_row      # whose first block comes after this row's last one; -1: none
+    Py_ssize_t next_label
+
+
+cdef inline void begin_blocks(Blocks* s, Py_ssize_t end) noexcept nogil:
+    s.both[0].x = NULL
+    s.turn = 0
+    s.end = end
+    s.next_row = -1
+
+
+cdef inline void scan_next(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t label, double* e,
+                           Blocks* s, RowScan* out, real tag) noexcept nogil:
+    """The column block at `column`; the one after it is begun where the two can be read together."""
+    cdef Block* here = &s.both[s.turn]
+    cdef Block* following = &s.both[1 - s.turn]
+    cdef Py_ssize_t n = min(<Py_ssize_t>COLUMNS, s.end - column)
+    cdef Py_ssize_t then = column + COLUMNS
+    if real is float:
+        if here.x == NULL:
+            begin_columns(t, row, column, n, label, s.buffers + s.turn * COLUMNS, here)
+        s.turn = 1 - s.turn
+        following.x = NULL
+        if FL_WIDE and then < s.end:
+            begin_columns(t, row, then, min(<Py_ssize_t>COLUMNS, s.end - then), label, s.buffers + s.turn * COLUMNS,
+                          following)
+        elif FL_WIDE and s.next_row >= 0:
+            begin_columns(t, s.next_row, 0, min(<Py_ssize_t>COLUMNS, s.end), s.next_label,
+                          s.buffers + s.turn * COLUMNS, following)
+    scan_columns(t, row, column, n, label, e, here, following, out, tag)
+
+
+cdef void scan_group(const Softmax* t, Py_ssize_t row, Py_ssize_t group, Py_ssize_t label, double* e,
+                     Blocks* blocks, RowScan* scan, real tag) noexcept nogil:
+    """The column blocks of one group of a row, in order. e, for a row of one block: as scan_columns has it."""
+    cdef RowScan block
+    cdef Py_ssize_t column = group * GROUP
+    cdef Py_ssize_t last = min(column + GROUP, t.classes)
+    scan_next(t, row, column, label, e, blocks, scan, tag)
+    column += COLUMNS
+    while column < last:
+        scan_next(t, row, column, label, NULL, blocks, &block, tag)
+        merge(scan, &block)
+        column += COLUMNS
+
+
+cdef inline Py_ssize_t groups_of(const Softmax* t) noexcept nogil:
+    return (t.classes + GROUP - 1) // GROUP
+
+
+cdef void scan_row(const Softmax* t, Py_ssize_t row, Py_ssize_t label, double* e, Blocks* blocks, RowScan* scan,
+                   real tag) noexcept nogil:
+    """All groups of a row, in order: the same sums, to the bit, as when threads share the row."""
+    cdef RowScan part
+    cdef Py_ssize_t group
+    scan_group(t, row, 0, label, e, blocks, scan, tag)
+    for group in range(1, groups_of(t)):
+        scan_group(t, row, group, label, NULL, blocks, &part, tag)
+        merge(scan, &part)
+
+
+cdef inline Py_ssize_t label_of(const Softmax* t, const Rows* r, int lane) noexcept nogil:
+    """The class that a scan leaves out beside the top."""
+    return <Py_ssize_t>r.label[lane] if t.kind == CROSS_ENTROPY and not t.soft else -1
+
+
+cdef void keep_scan(const Softmax* t, Py_ssize_t row, const RowScan* scan, Rows* r, int lane) noexcept nogil:
+    cdef Py_ssize_t label = label_of(t, r, lane)
+    r.maximum[lane] = scan.maximum
+    r.base[lane] = scan.shift.base
+    r.scale[lane] = scan.shift.scale
+    r.top[lane] = scan.top
+    r.top_at[lane] = scan.top_at
+    r.others[lane] = value_of(&scan.others)
+    r.others_low[lane] = (scan.others.high - r.others[lane]) + scan.others.low
+    r.q_sum[lane] = scan.q_sum
+    r.q_gap[lane] = scan.q_gap
+    r.logit[lane] = load_one(t.logits, t.code, row * t.classes + label) if label >= 0 else -INFINITY
+    if t.kind == LOGSUMEXP and scan.maximum == INFINITY and row_has_nan(t, row):
+        r.maximum[lane] = NAN
+
+
+cdef bint row_has_nan(const Softmax* t, Py_ssize_t row) noexcept nogil:
+    """Only asked of rows with a +inf, where the sum cannot tell."""
+    cdef Py_ssize_t start = (row // t.inner) * t.classes * t.inner + row % t.inner
+    cdef Py_ssize_t c
+    for c in range(t.classes):
+        if isnan(load_one(t.logits, t.code, start + c * t.inner)):
+            return True
+    return False
+
+
+cdef inline int next_lane(const Rows* r, int lane, Py_ssize_t n) noexcept nogil:
+    """From `lane` on, the first that takes part; n if there is none."""
+    while lane < n and r.label[lane] == IGNORED:
+        lane += 1
+    return lane
+
+
+cdef void scan_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, double* e, Rows* r, real tag) noexcept nogil:
+    """OUT e, unless NULL: the exponentials of these rows, one after the other."""
+    cdef RowScan scan
+    cdef Blocks blocks
+    cdef int lane = next_lane(r, 0, n)
+    cdef int then
+    begin_blocks(&blocks, t.classes)
+    while lane < n:
+        then = next_lane(r, lane + 1, n)
+        if then < n:
+            blocks.next_row = first + then
+            blocks.next_label = label_of(t, r, then)
+        else:
+            blocks.next_row = -1
+        scan_row(t, first + lane, label_of(t, r, lane), NULL if e == NULL else e + lane * t.classes, &blocks, &scan,
+                 <real>0)
+        keep_scan(t, first + lane, &scan, r, lane)
+        lane = then
+
+
+cdef inline bint holds(double p_factor) noexcept nogil:
+    """Whether between this factor of a gradient and its entries nothing can under- or overflow in float32."""
+    return 9.1e-13 < p_factor < 1.1e12 or -1.1e12 < p_factor < -9.1e-13
+
+
+cdef inline bint hess_from_grad(const Rows* r, int lane) noexcept nogil:
+    """Whether the Hessian is g - g p: no z-loss, and p = g / p_factor."""
+    return r.pp_factor[lane] == 0.0 and holds(r.p_factor[lane])
+
+
+cdef void write_plain(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t last, const Rows* r, int lane,
+                      const ScaledExp* scaled) noexcept nogil:
+    """Gradient and Hessian of a plain loss of float32, or the softmax, of a row's columns column..last. The entries of
+    label and peak, which have formulae of their own, are put where they belong."""
+    cdef const float* x = <const float*>t.logits + row * t.classes
+    cdef float* g = <float*>t.grad + row * t.classes
+    cdef float* h = NULL
+    cdef float back = 0.0
+    cdef Py_ssize_t label = <Py_ssize_t>r.label[lane] if t.kind == CROSS_ENTROPY else -1
+    cdef Py_ssize_t peak = -1
+    cdef Py_ssize_t stop, end
+    cdef bint apart
+    if t.hess != NULL:
+        h = <float*>t.hess + row * t.classes
+        back = <float>(1.0 / r.p_factor[lane])
+        peak = <Py_ssize_t>r.peak[lane]
+    while column < last:
+        # Lines that go past the caches cannot be touched again without waiting for them: those of label and peak are
+        # written as usual.
+        stop = next_stop(column, label, peak, last) if t.stream else last
+        end = stop
+        if stop < last:
+            end = max(column, stop - <Py_ssize_t>((<size_t>(g + stop) & 63) // sizeof(float)))
+        apart = end == column and stop < last
+        if apart:
+            end = min(last, column + LANES)
+        write_scaled_exp(x + column, end - column, scaled, g + column, h + column if h != NULL else NULL, back,
+                         t.stream and not apart)
+        if column <= label < end:
+            g[label] = <float>r.special[lane]
+        if column <= peak < end:
+            h[peak] = <float>hessian_at_peak(r, lane)
+        column = end
+
+
+cdef inline void write_probabilities(const real* x, Py_ssize_t n, const Rows* r, int lane, real* p) noexcept nogil:
+    """p[0:n] of a row; nan if it has no softmax."""
+    cdef double inverse = 1.0 / r.total[lane]
+    cdef ScaledExp scaled
+    cdef ScaledDoubleExp wide
+    cdef Py_ssize_t i
+    if real is float:
+        if set_scaled_exp(&scaled, inverse, r.base[lane], r.scale[lane]):
+            write_scaled_exp(x, n, &scaled, p, NULL, 0.0, False)
+            return
+    else:
+        if set_scaled_double_exp(&wide, inverse, 0.0, r.base[lane], r.scale[lane]):
+            write_scaled_double_exp(x, n, &wide, p)
+            return
+    for i in range(n):
+        p[i] = <real>inverse
+
+
+cdef void write_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t n, const double* e,
+                      const Rows* r, int lane, real tag) noexcept nogil:
+    """Gradient and Hessian entries of up to CHUNK columns of a row; x is read before anything is stored. e: the
+    exponentials of a float64 row, NULL if they were not kept."""
+    cdef real buffer[CHUNK]
+    cdef real g[CHUNK]
+    cdef real h[CHUNK]
+    cdef real targets[CHUNK]
+    cdef double weights[CHUNK]
+    cdef const real* target = NULL
+    cdef const double* w = NULL
+    cdef real* out
+    cdef Mix mix = mix_of(t)
+    cdef const real* x = load(t.logits, t.code, row * t.classes + column, n, buffer)
+    cdef real base = <real>r.base[lane]
+    cdef real magic = magic_of(r.scale[lane], <real>0)
+    cdef real floor = floor_of(r.scale[lane], <real>0)
+    cdef double factor = r.p_factor[lane] / r.total[lane]
+    cdef double inverse = 1.0 / r.total[lane]
+    cdef double leftover, inverse_low, p, shift, special
+    cdef real back
+    cdef double p_factor = r.p_factor[lane]
+    cdef double pp_factor = r.pp_factor[lane]
+    cdef double q_factor = r.q_factor[lane]
+    cdef ScaledExp scaled
+    cdef ScaledDoubleExp wide
+    cdef Py_ssize_t i
+    cdef Py_ssize_t label = <Py_ssize_t>r.label[lane] - column
+    cdef Py_ssize_t top = <Py_ssize_t>r.peak[lane] - column
+    cdef Py_ssize_t start = row * t.classes + column
+
+    if t.kind == LOG_SOFTMAX:
+        shift = r.log_total[lane]
+        for i in range(n):
+            if real is float:
+                g[i] = <float>-((r.maximum[lane] - <double>x[i]) + shift)
+            else:
+                g[i] = minus_sum(r.maximum[lane], x[i], shift)
+        store(t.grad, t.code, start, n, g, t.stream)
+        return
+
+    leftover = (fma(-factor, r.total[lane], p_factor) - factor * r.total_low[lane]) * inverse
+    leftover = leftover if isfinite(leftover) else 0.0
+    if real is double and e != NULL and isfinite(factor):
+        for i in range(n):
+            g[i] = fma(e[column + i], factor, fma(e[column + i], leftover, e[KEPT + column + i] * factor))
+    elif real is float and set_scaled_exp(&scaled, factor, r.base[lane], r.scale[lane]):
+        write_scaled_exp(<const float*>x, n, &scaled, <float*>g, NULL, 0.0, False)
+    elif real is double and set_scaled_double_exp(&wide, factor, leftover, r.base[lane], r.scale[lane]):
+        write_scaled_double_exp(<const double*>x, n, &wide, <double*>g)
+    else:
+        # D = 0: the IEEE quotient in each entry; and factors beyond what the table can hold.
+        for i in range(n):
+            g[i] = <real>(<double>exp_shifted(x[i], base, magic, floor) * factor)
+    if t.hess != NULL:
+        if real is float and hess_from_grad(r, lane):
+            back = <real>(1.0 / p_factor)
+            for i in range(n):
+                h[i] = multiply_add(-(g[i] * back), g[i], g[i])
+        elif real is double and e != NULL:
+            inverse_low = (fma(-inverse, r.total[lane], 1.0) - inverse * r.total_low[lane]) * inverse
+            inverse_low = inverse_low if isfinite(inverse_low) else 0.0
+            for i in range(n):
+                p = e[column + i] * inverse
+                h[i] = (hessian_entry(e[column + i], e[KEPT + column + i], inverse, inverse_low, p_factor)
+                        + pp_factor * p * p)
+        else:
+            # p in h, from a table of its own.
+            write_probabilities(x, n, r, lane, h)
+            for i in range(n):
+                p = h[i]
+                if real is float:
+                    h[i] = <float>(<double>g[i] * (1.0 - p) + pp_factor * p * p)
+                else:
+                    h[i] = fma(-g[i], p, g[i]) + pp_factor * p * p
+        if 0 <= top < n:
+            h[top] = <real>hessian_at_peak(r, lane)
+    if t.grad != NULL:
+        out = g
+        if t.kind == CROSS_ENTROPY:
+            special = r.special[lane]
+            if t.soft or t.smoothing > 0.0:
+                if t.weight != NULL:
+                    w = load(t.weight, t.weight_code, column, n, weights)
+                if t.soft:
+                    target = load(t.target, t.target_code, start, n, targets)
+                    label = top
+                    if 0 <= top < n:
+                        # Before anything is written: out may be x.
+                        special = mixed_at_top(&mix, r, lane, x[top], target[top], 1.0 if w == NULL else w[top])
+                if size_of(t.code) == sizeof(real) and not t.stream:
+                    out = <real*>t.grad + start
+                mix_gradient(target, w, n, &mix, q_factor, g, out)
+            if 0 <= label < n:
+                out[label] = <real>special
+        if out == g:
+            store(t.grad, t.code, start, n, g, t.stream)
+    if t.hess != NULL:
+        store(t.hess, t.code, start, n, h, t.stream)
+
+
+cdef inline double hessian_at_peak(const Rows* r, int lane) noexcept nogil:
+    """A p (1 - p) + B p^2 at the largest logit, with p = E / S, 1 - p = T / S and S = E + T: no cancellation
+    where p is near 1.
+
+    E T / S^2 carries the rounding errors of sum, product and square.
+    """
+    cdef double e = r.peak_term[lane]
+    cdef double rest = r.rest_of_peak[lane]
+    cdef double s = e + rest
+    cdef double back = s - e
+    cdef double s_low = (e - (s - back)) + (rest - back) + (r.peak_low[lane] + r.rest_of_peak_low[lane])
+    cdef double product = e * rest
+    cdef double product_low = fma(e, rest, -product) + fma(e, r.rest_of_peak_low[lane], rest * r.peak_low[lane])
+    cdef double square = s * s
+    cdef double square_low = fma(s, s, -square) + 2.0 * s * s_low
+    cdef double q = product / square
+    cdef double p = e / s
+    q += (fma(-q, square, product) + product_low - q * square_low) / square
+    # log_total is nan where the row has no softmax, which `rest` alone does not show.
+    return r.p_factor[lane] * q + r.pp_factor[lane] * p * p + 0.0 * r.log_total[lane]
+
+
+cdef inline double soft_gradient_at_maximum(const Rows* r, int lane, double p, double q) noexcept nogil:
+    """c ((Q - q) p - q (1 - p)) + z part, with 1 - p = rest / S: no cancellation for one-hot targets."""
+    cdef double c = r.q_factor[lane]
+    cdef double own = c * ((r.q_sum[lane] - q) * p - q * (r.rest[lane] / r.total[lane]))
+    return own + r.extra[lane] * p
+
+
+cdef void write_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, const double* e, const Rows* r,
+                     real tag) noexcept nogil:
+    """Outputs of n rows. e: as scan_rows has it."""
+    cdef int lane
+    for lane in range(<int>n):
+        write_columns(t, first + lane, 0, t.classes, NULL if e == NULL else e + lane * t.classes, r, lane, tag)
+
+
+cdef void write_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t last, const double* e,
+                        const Rows* r, int lane, real tag) noexcept nogil:
+    """Outputs of a row's columns column..last."""
+    cdef Py_ssize_t start = (row * t.classes + column) * size_of(t.code)
+    cdef Py_ssize_t size = (last - column) * size_of(t.code)
+    cdef ScaledExp scaled
+    if r.label[lane] == IGNORED:
+        if t.grad != NULL:
+            memset(t.grad + start, 0, size)
+        if t.hess != NULL:
+            memset(t.hess + start, 0, size)
+        return
+    if (t.code == F32 and not t.soft and t.smoothing == 0.0 and t.kind != LOG_SOFTMAX
+            and (t.hess == NULL or hess_from_grad(r, lane))
+            and set_scaled_exp(&scaled, r.p_factor[lane] / r.total[lane], r.base[lane], r.scale[lane])):
+        write_plain(t, row, column, last, r, lane, &scaled)
+        return
+    if (real is float and mixes_floats(t, r, lane)
+            and set_scaled_exp(&scaled, r.p_factor[lane] / r.total[lane], r.base[lane], r.scale[lane])):
+        while column < last:
+            write_mixed_chunk(t, row, column, min(<Py_ssize_t>CHUNK, last - column), r, lane, &scaled)
+            column += CHUNK
+        return
+    while column < last:
+        write_chunk(t, row, column, min(<Py_ssize_t>CHUNK, last - column), e, r, lane, tag)
+        column += CHUNK
+
+
+# ------------------------------------------------------------------------------- one row, shared by the threads
+
+cdef struct SharedRow:
+    Softmax* softmax
+    Py_ssize_t row
+    Py_ssize_t label
+    RowScan* parts        # OUT (groups,)
+    const Rows* rows      # the row is lane 0
+
+
+cdef void shared_scan_float(void* task, Py_ssize_t group) noexcept nogil:
+    cdef SharedRow* s = <SharedRow*>task
+    cdef Blocks blocks
+    begin_blocks(&blocks, min((group + 1) * GROUP, s.softmax.classes))
+    scan_group(s.softmax, s.row, group, s.label, NULL, &blocks, s.parts + group, <float>0)
+
+
+cdef void shared_scan_double(void* task, Py_ssize_t group) noexcept nogil:
+    cdef SharedRow* s = <SharedRow*>task
+    cdef Blocks blocks
+    begin_blocks(&blocks, min((group + 1) * GROUP, s.softmax.classes))
+    scan_group(s.softmax, s.row, group, s.label, NULL, &blocks, s.parts + group, <double>0)
+
+
+cdef void shared_write_float(void* task, Py_ssize_t group) noexcept nogil:
+    cdef SharedRow* s = <SharedRow*>task
+    write_columns(s.softmax, s.row, group * GROUP, min((group + 1) * GROUP, s.softmax.classes), NULL, s.rows,
+                  0, <float>0)
+    fl_fence()
+
+
+cdef void shared_write_double(void* task, Py_ssize_t group) noexcept nogil:
+    cdef SharedRow* s = <SharedRow*>task
+    write_columns(s.softmax, s.row, group * GROUP, min((group + 1) * GROUP, s.softmax.classes), NULL, s.rows,
+                  0, <double>0)
+    fl_fence()
+
+
+cdef void merge_parts(SharedRow* s) noexcept nogil:
+    """All parts into the first, in order."""
+    cdef Py_ssize_t group
+    for group in range(1, groups_of(s.softmax)):
+        merge(s.parts, s.parts + group)

@@ -148,53 +148,6 @@ cdef inline void leave_out_top(Block* b, Py_ssize_t top_at) noexcept nogil:
         b.top_group = top_at // WIDE
 
 
-cdef struct Two:
-    # Two vectors on their way through exp: z as exp_rest has it, and its r.
-    vf z_0
-    vf z_1
-    vf r_0
-    vf r_1
-
-
-cdef inline vf exp_two(const float* following, const Exponents* k, Two* two) noexcept nogil:
-    """Sum of the exponentials of two vectors; the two at `following` take their place. Operations of both alternate, so
-    that none has to wait for another: processors do not look far enough ahead to find others by themselves."""
-    cdef vf p_0 = vf_fma(vf_set(FL_EXPTF_C4), two.r_0, vf_set(FL_EXPTF_C3))
-    cdef vf p_1 = vf_fma(vf_set(FL_EXPTF_C4), two.r_1, vf_set(FL_EXPTF_C3))
-    cdef vf y_0 = vf_max(k.floor, vf_load(following))
-    cdef vf y_1 = vf_max(k.floor, vf_load(following + LANES))
-    p_0 = vf_fma(p_0, two.r_0, vf_set(FL_EXPTF_C2))
-    p_1 = vf_fma(p_1, two.r_1, vf_set(FL_EXPTF_C2))
-    cdef vf z_0 = vf_fma(y_0, vf_set(FL_LOG2EF), k.magic)
-    cdef vf z_1 = vf_fma(y_1, vf_set(FL_LOG2EF), k.magic)
-    p_0 = vf_fma(p_0, two.r_0, vf_set(FL_EXPTF_C1))
-    p_1 = vf_fma(p_1, two.r_1, vf_set(FL_EXPTF_C1))
-    cdef vf n_0 = vf_sub(z_0, k.magic)
-    cdef vf n_1 = vf_sub(z_1, k.magic)
-    p_0 = vf_fma(p_0, two.r_0, vf_look_up(k.errors, vf_bits(two.z_0)))
-    p_1 = vf_fma(p_1, two.r_1, vf_look_up(k.errors, vf_bits(two.z_1)))
-    y_0 = vf_nfma(n_0, vf_set(FL_LN2F_HI), y_0)
-    y_1 = vf_nfma(n_1, vf_set(FL_LN2F_HI), y_1)
-    cdef vf e_0 = exp_power(two.z_0, k.offsets)
-    cdef vf e_1 = exp_power(two.z_1, k.offsets)
-    e_0 = vf_fma(e_0, p_0, e_0)
-    e_1 = vf_fma(e_1, p_1, e_1)
-    two.z_0 = z_0
-    two.z_1 = z_1
-    two.r_0 = vf_nfma(n_0, vf_set(FL_LN2F_LO), y_0)
-    two.r_1 = vf_nfma(n_1, vf_set(FL_LN2F_LO), y_1)
-    return vf_add(e_0, e_1)
-
-
-cdef inline Two two_of_nothing() noexcept nogil:
-    cdef Two two
-    two.z_0 = vf_set(0.0)
-    two.z_1 = vf_set(0.0)
-    two.r_0 = vf_set(0.0)
-    two.r_1 = vf_set(0.0)
-    return two
-
-
 cdef inline vf exp_group(const float* p, const Exponents* k) noexcept nogil:
     cdef vf q = exp_vector(vf_load(p), k.magic, k.floor, k.offsets, k.errors)
     q = vf_add(q, exp_vector(vf_load(p + LANES), k.magic, k.floor, k.offsets, k.errors))
@@ -210,6 +163,12 @@ cdef inline void fetch_group(const char* ahead, Py_ssize_t g, int size) noexcept
     if size == 4:
         fl_prefetch(ahead + size * g * WIDE + 128)
         fl_prefetch(ahead + size * g * WIDE + 192)
+
+
+cdef inline vf exp_of_two(const float* following, const Exponents* k, Two* two) noexcept nogil:
+    cdef vf e_0, e_1
+    two_exponentials(following, vf_set(0.0), False, k, two, &e_0, &e_1)
+    return vf_add(e_0, e_1)
 
 
 cdef double exp_sum(Block* b, const Shift* shift, const char* ahead, int size, Block* following) noexcept nogil:
@@ -241,9 +200,9 @@ cdef double exp_sum(Block* b, const Shift* shift, const char* ahead, int size, B
         b.hole_group = -1
         b.top_group = -1
     if FL_WIDE:
-        two = two_of_nothing()
         p = group_at(b, 0)
-        exp_two(p, &k, &two)
+        two = two_of_nothing()
+        exp_of_two(p, &k, &two)
         while g < b.groups:
             if following.x != NULL and b.groups - g >= PART and following.groups - following.done >= PART:
                 best = vf_set(-INFINITY)
@@ -254,9 +213,9 @@ cdef double exp_sum(Block* b, const Shift* shift, const char* ahead, int size, B
                     else:
                         fetch_group(<const char*>(following.x + FETCHED), following.done + i, 4)
                     other = group_at(following, following.done + i)
-                    q = exp_two(p + 2 * LANES, &k, &two)
+                    q = exp_of_two(p + 2 * LANES, &k, &two)
                     p = group_at(b, g + 1) if g + 1 < b.groups else p
-                    q = vf_add(q, exp_two(p, &k, &two))
+                    q = vf_add(q, exp_of_two(p, &k, &two))
                     sum_0 = vd_add(sum_0, vd_low(q))
                     sum_1 = vd_add(sum_1, vd_high(q))
                     best = vf_max(vf_max(vf_load(other), vf_load(other + LANES)), best)
@@ -266,9 +225,9 @@ cdef double exp_sum(Block* b, const Shift* shift, const char* ahead, int size, B
                 following.done += PART
             else:
                 fetch_group(ahead, g, size)
-                q = exp_two(p + 2 * LANES, &k, &two)
+                q = exp_of_two(p + 2 * LANES, &k, &two)
                 p = group_at(b, g + 1) if g + 1 < b.groups else p
-                q = vf_add(q, exp_two(p, &k, &two))
+                q = vf_add(q, exp_of_two(p, &k, &two))
                 sum_0 = vd_add(sum_0, vd_low(q))
                 sum_1 = vd_add(sum_1, vd_high(q))
                 g += 1

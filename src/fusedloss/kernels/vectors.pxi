@@ -62,6 +62,11 @@ cdef inline vf exp_power(vf z, vf offsets) noexcept nogil:
     return vf_of_bits(vi_add(vi_shift_left(vf_bits(z), 20), vf_bits(vf_look_up(offsets, vf_bits(z)))))
 
 
+cdef inline vf two_to_the(vf z) noexcept nogil:
+    """2^n."""
+    return vf_of_bits(vi_shift_left(vi_shift_right(vf_bits(z), 3), 23))
+
+
 cdef inline vf exp_vector(vf y, vf magic, vf floor, vf offsets, vf errors) noexcept nogil:
     """e^y / 2^scale."""
     cdef vf raised = vf_max(floor, y)
@@ -124,6 +129,62 @@ cdef inline void exp_two_with_low(vf* a, vf* b, const Exponents* k, vf* low_a, v
     b[0] = vf_fma(w, m, w)
     low_a[0] = vf_fma(z, n, vf_sub(z, a[0]))
     low_b[0] = vf_fma(w, m, vf_sub(w, b[0]))
+
+
+cdef struct Two:
+    # Two vectors on their way through exp: z as exp_rest has it, and its r.
+    vf z_0
+    vf z_1
+    vf r_0
+    vf r_1
+
+
+cdef inline Two two_of_nothing() noexcept nogil:
+    cdef Two two
+    two.z_0 = vf_set(0.0)
+    two.z_1 = vf_set(0.0)
+    two.r_0 = vf_set(0.0)
+    two.r_1 = vf_set(0.0)
+    return two
+
+
+cdef inline void two_exponentials(const float* following, vf base, bint scaled, const Exponents* k, Two* two, vf* e_0,
+                                  vf* e_1) noexcept nogil:
+    """OUT the exponentials of two vectors, as exp_vector has them, or scaled_exp if `scaled`; offsets are its powers
+    then. The two at `following` take their place. Operations of both alternate, so that none has to wait for another:
+    processors do not look far enough ahead to find others by themselves."""
+    cdef vf p_0 = vf_fma(vf_set(FL_EXPTF_C4), two.r_0, vf_set(FL_EXPTF_C3))
+    cdef vf p_1 = vf_fma(vf_set(FL_EXPTF_C4), two.r_1, vf_set(FL_EXPTF_C3))
+    cdef vf y_0 = vf_load(following)
+    cdef vf y_1 = vf_load(following + LANES)
+    if scaled:
+        y_0 = vf_sub(y_0, base)
+        y_1 = vf_sub(y_1, base)
+    p_0 = vf_fma(p_0, two.r_0, vf_set(FL_EXPTF_C2))
+    p_1 = vf_fma(p_1, two.r_1, vf_set(FL_EXPTF_C2))
+    y_0 = vf_max(k.floor, y_0)
+    y_1 = vf_max(k.floor, y_1)
+    p_0 = vf_fma(p_0, two.r_0, vf_set(FL_EXPTF_C1))
+    p_1 = vf_fma(p_1, two.r_1, vf_set(FL_EXPTF_C1))
+    cdef vf z_0 = vf_fma(y_0, vf_set(FL_LOG2EF), k.magic)
+    cdef vf z_1 = vf_fma(y_1, vf_set(FL_LOG2EF), k.magic)
+    p_0 = vf_fma(p_0, two.r_0, vf_look_up(k.errors, vf_bits(two.z_0)))
+    p_1 = vf_fma(p_1, two.r_1, vf_look_up(k.errors, vf_bits(two.z_1)))
+    cdef vf n_0 = vf_sub(z_0, k.magic)
+    cdef vf n_1 = vf_sub(z_1, k.magic)
+    cdef vf power_0 = vf_look_up(k.offsets, vf_bits(two.z_0)) if scaled else exp_power(two.z_0, k.offsets)
+    cdef vf power_1 = vf_look_up(k.offsets, vf_bits(two.z_1)) if scaled else exp_power(two.z_1, k.offsets)
+    y_0 = vf_nfma(n_0, vf_set(FL_LN2F_HI), y_0)
+    y_1 = vf_nfma(n_1, vf_set(FL_LN2F_HI), y_1)
+    e_0[0] = vf_fma(power_0, p_0, power_0)
+    e_1[0] = vf_fma(power_1, p_1, power_1)
+    two.r_0 = vf_nfma(n_0, vf_set(FL_LN2F_LO), y_0)
+    two.r_1 = vf_nfma(n_1, vf_set(FL_LN2F_LO), y_1)
+    if scaled:
+        e_0[0] = vf_mul(e_0[0], two_to_the(two.z_0))
+        e_1[0] = vf_mul(e_1[0], two_to_the(two.z_1))
+    two.z_0 = z_0
+    two.z_1 = z_1
 
 
 cdef inline double fold_vectors(vd a, vd b) noexcept nogil:
@@ -437,12 +498,42 @@ cdef inline vf scaled_exp(vf x, vf base, vf magic, vf floor, vf powers, vf error
     cdef vf z = vf_fma(y, vf_set(FL_LOG2EF), magic)
     cdef vf t = exp_rest(y, z, magic, errors)
     cdef vf power = vf_look_up(powers, vf_bits(z))
-    return vf_mul(vf_fma(power, t, power), vf_of_bits(vi_shift_left(vi_shift_right(vf_bits(z), 3), 23)))
+    return vf_mul(vf_fma(power, t, power), two_to_the(z))
 
 
 cdef inline vf hess_of_grad(vf g, vf back) noexcept nogil:
     """g (1 - p) = g - g p with p = g * back: one rounding at the size of the result, where p is not near 1."""
     return vf_nfma(vf_mul(g, back), g, g)
+
+
+cdef inline void write_vector_of(vf g, vf backs, float* out, float* hess, bint stream, bint with_hess) noexcept nogil:
+    if stream:
+        vf_stream(out, g)
+    else:
+        vf_store(out, g)
+    if with_hess and stream:
+        vf_stream(hess, hess_of_grad(g, backs))
+    elif with_hess:
+        vf_store(hess, hess_of_grad(g, backs))
+
+
+cdef inline void write_vectors(const float* x, Py_ssize_t n, vf base, const Exponents* k, vf backs, float* out,
+                               float* hess, bint stream, bint with_hess) noexcept nogil:
+    """write_scaled_exp of whole vectors; offsets of k are powers."""
+    cdef Py_ssize_t pairs = n // 32      # 2 LANES
+    cdef Py_ssize_t i, j
+    cdef Two two = two_of_nothing()
+    cdef vf g, g_too
+    if FL_WIDE and pairs > 0:
+        two_exponentials(x, base, True, k, &two, &g, &g_too)
+        for j in range(pairs):
+            i = 32 * j
+            two_exponentials(x + (i + 32 if j + 1 < pairs else i), base, True, k, &two, &g, &g_too)
+            write_vector_of(g, backs, out + i, hess + i if with_hess else NULL, stream, with_hess)
+            write_vector_of(g_too, backs, out + i + LANES, hess + i + LANES if with_hess else NULL, stream, with_hess)
+    for i in range(32 * pairs if FL_WIDE else 0, n, 16):      # LANES
+        g = scaled_exp(vf_load(x + i), base, k.magic, k.floor, k.offsets, k.errors)
+        write_vector_of(g, backs, out + i, hess + i if with_hess else NULL, stream, with_hess)
 
 
 cdef void write_scaled_exp(const float* x, Py_ssize_t n, const ScaledExp* s, float* out, float* hess, float back,
@@ -459,6 +550,7 @@ cdef void write_scaled_exp(const float* x, Py_ssize_t n, const ScaledExp* s, flo
     cdef Py_ssize_t head = 0
     cdef Py_ssize_t stop, m
     cdef vf g
+    cdef Exponents k
     if stream:
         # Whole lines only go past the caches: up to the first one, and after the last, as usual.
         head = min(n, <Py_ssize_t>(((64 - (<size_t>out & 63)) & 63) // sizeof(float)))
@@ -472,29 +564,19 @@ cdef void write_scaled_exp(const float* x, Py_ssize_t n, const ScaledExp* s, flo
             i += min(m, <Py_ssize_t>LANES)
             continue
         stop = n - (n - i) % LANES
-        if hess != NULL:
-            if stream and (<size_t>(hess + i) & 63) == 0:
-                while i < stop:
-                    g = scaled_exp(vf_load(x + i), base, magic, floor, powers, errors)
-                    vf_stream(out + i, g)
-                    vf_stream(hess + i, hess_of_grad(g, backs))
-                    i += LANES
-            else:
-                while i < stop:
-                    g = scaled_exp(vf_load(x + i), base, magic, floor, powers, errors)
-                    vf_store(out + i, g)
-                    vf_store(hess + i, hess_of_grad(g, backs))
-                    i += LANES
-        elif stream:
-            while i < stop:
-                g = scaled_exp(vf_load(x + i), base, magic, floor, powers, errors)
-                vf_stream(out + i, g)
-                i += LANES
+        k.magic = magic
+        k.floor = floor
+        k.offsets = powers
+        k.errors = errors
+        if hess == NULL and not stream:
+            write_vectors(x + i, stop - i, base, &k, backs, out + i, NULL, False, False)
+        elif hess == NULL:
+            write_vectors(x + i, stop - i, base, &k, backs, out + i, NULL, True, False)
+        elif stream and (<size_t>(hess + i) & 63) == 0:
+            write_vectors(x + i, stop - i, base, &k, backs, out + i, hess + i, True, True)
         else:
-            while i < stop:
-                g = scaled_exp(vf_load(x + i), base, magic, floor, powers, errors)
-                vf_store(out + i, g)
-                i += LANES
+            write_vectors(x + i, stop - i, base, &k, backs, out + i, hess + i, False, True)
+        i = stop
 
 
 cdef struct ScaledDoubleExp:

@@ -457,26 +457,38 @@ cdef void write_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
         store(t.hess, t.code, start, n, h, t.stream)
 
 
-cdef inline double hessian_at_peak(const Rows* r, int lane) noexcept nogil:
-    """A p (1 - p) + B p^2 at the largest logit, with p = E / S, 1 - p = T / S and S = E + T: no cancellation
-    where p is near 1.
+cdef inline double peak_hessian(double e, double e_low, double rest, double rest_low, double p_factor,
+                                double pp_factor) noexcept nogil:
+    """A p (1 - p) + B p^2 with p = E / S, 1 - p = T / S and S = E + T: no cancellation where p is near 1.
 
     E T / S^2 carries the rounding errors of sum, product and square.
     """
-    cdef double e = r.peak_term[lane]
-    cdef double rest = r.rest_of_peak[lane]
     cdef double s = e + rest
     cdef double back = s - e
-    cdef double s_low = (e - (s - back)) + (rest - back) + (r.peak_low[lane] + r.rest_of_peak_low[lane])
+    cdef double s_low = (e - (s - back)) + (rest - back) + (e_low + rest_low)
     cdef double product = e * rest
-    cdef double product_low = fma(e, rest, -product) + fma(e, r.rest_of_peak_low[lane], rest * r.peak_low[lane])
+    cdef double product_low = fma(e, rest, -product) + fma(e, rest_low, rest * e_low)
     cdef double square = s * s
     cdef double square_low = fma(s, s, -square) + 2.0 * s * s_low
     cdef double q = product / square
     cdef double p = e / s
     q += (fma(-q, square, product) + product_low - q * square_low) / square
+    return p_factor * q + pp_factor * p * p
+
+
+cdef inline double hessian_at_peak(const Rows* r, int lane) noexcept nogil:
+    """At the largest logit."""
     # log_total is nan where the row has no softmax, which `rest` alone does not show.
-    return r.p_factor[lane] * q + r.pp_factor[lane] * p * p + 0.0 * r.log_total[lane]
+    return (peak_hessian(r.peak_term[lane], r.peak_low[lane], r.rest_of_peak[lane], r.rest_of_peak_low[lane],
+                         r.p_factor[lane], r.pp_factor[lane]) + 0.0 * r.log_total[lane])
+
+
+cdef void hessians_at_peaks(const Rows* r, double* out) noexcept nogil:
+    """hessian_at_peak of 16 rows, in lanes."""
+    cdef int i
+    for i in range(LANES):
+        out[i] = (peak_hessian(r.peak_term[i], r.peak_low[i], r.rest_of_peak[i], r.rest_of_peak_low[i], r.p_factor[i],
+                               r.pp_factor[i]) + 0.0 * r.log_total[i])
 
 
 cdef inline double soft_gradient_at_maximum(const Rows* r, int lane, double p, double q) noexcept nogil:

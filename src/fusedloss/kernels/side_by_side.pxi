@@ -402,8 +402,7 @@ cdef void make_hessian(const Rows* r, Py_ssize_t classes, vf label, vf label_e, 
     cdef vf peak, at, v, lost
     cdef Py_ssize_t c
     cdef int i
-    for i in range(LANES):
-        at_peak[i] = hessian_at_peak(r, i)
+    hessians_at_peaks(r, at_peak)
     for i in range(LANES):
         # Rows that take no part: p = 0, so that the product is 0 and not -0.
         inverse[i] = 1.0 / r.total[i] if r.label[i] >= 0 else 0.0
@@ -864,8 +863,7 @@ cdef void write_lanes(const Softmax* t, const Tile* tile, const Rows* r, const f
                         own = hessian_entry(e[c * LANES + i], low[c * LANES + i], inverse[i], inverse_low[i],
                                             r.p_factor[i])
                     g[c * LANES + i] = <real>(own + r.pp_factor[i] * p * p)
-            for i in range(LANES):
-                at_peak[i] = hessian_at_peak(r, i)
+            hessians_at_peaks(r, at_peak)
             for i in range(LANES):
                 if r.label[i] == IGNORED:
                     for c in range(m):

@@ -193,12 +193,19 @@ cdef inline void set_factors(LaneFactors* f, const double* p_factor, const doubl
     f.wide = wide
 
 
+cdef inline vf scaled_lanes(const LaneFactors* f, vf e, vf low) noexcept nogil:
+    """factor (e + low), rounded once."""
+    return vf_fma(e, vf_load(f.high), vf_fma(e, vf_load(f.low), vf_mul(low, vf_load(f.high))))
+
+
+cdef inline float scaled_lane(const LaneFactors* f, float e, float low, int lane) noexcept nogil:
+    """The same in one of the lanes."""
+    return fmaf(e, f.high[lane], fmaf(e, f.low[lane], low * f.high[lane]))
+
+
 cdef inline void scale_lanes(const LaneFactors* f, const float* e, const float* low, Py_ssize_t classes,
                              float* g) noexcept nogil:
     """g[class, lane] = factor (e + low), rounded once. g may be e."""
-    cdef vf high = vf_load(f.high)
-    cdef vf rest = vf_load(f.low)
-    cdef vf v
     cdef Py_ssize_t c
     cdef int i
     for c in range(classes):
@@ -206,20 +213,15 @@ cdef inline void scale_lanes(const LaneFactors* f, const float* e, const float* 
             for i in range(LANES):
                 g[c * LANES + i] = (<float>((<double>e[c * LANES + i] + <double>low[c * LANES + i]) * f.factor[i])
                                     if f.needs[i] else
-                                    fmaf(e[c * LANES + i], f.high[i],
-                                         fmaf(e[c * LANES + i], f.low[i], low[c * LANES + i] * f.high[i])))
+                                    scaled_lane(f, e[c * LANES + i], low[c * LANES + i], i))
         else:
-            v = vf_load(e + c * LANES)
-            v = vf_fma(v, high, vf_fma(v, rest, vf_mul(vf_load(low + c * LANES), high)))
-            vf_store(g + c * LANES, v)
+            vf_store(g + c * LANES, scaled_lanes(f, vf_load(e + c * LANES), vf_load(low + c * LANES)))
 
 
 cdef inline vf scaled_column(const LaneFactors* f, const float* e, const float* low, vf label, vf at_label,
                              float column) noexcept nogil:
     """A column of the gradient: factor (e + low), rounded once, or the label's entry."""
-    cdef vf v = vf_load(e)
-    v = vf_fma(v, vf_load(f.high), vf_fma(v, vf_load(f.low), vf_mul(vf_load(low), vf_load(f.high))))
-    return vf_if_equal(label, vf_set(column), at_label, v)
+    return vf_if_equal(label, vf_set(column), at_label, scaled_lanes(f, vf_load(e), vf_load(low)))
 
 
 cdef void write_gradient(const LaneFactors* f, const float* e, const float* low, Py_ssize_t classes,
@@ -389,42 +391,30 @@ cdef void find_peaks(const float* x, Py_ssize_t classes, vf label, const float* 
     set_peaks(r, label_term, top_term)
 
 
-cdef void make_hessian(const Rows* r, Py_ssize_t classes, vf label, vf label_e, vf label_low, float* e,
-                       const float* low) noexcept nogil:
-    """OUT e: the Hessian of 16 rows of the plain loss, from e and low, which are 0 at the labels."""
-    cdef double inverse[LANES]
-    cdef double factor[LANES]
+cdef void make_hessian(const Rows* r, const LaneFactors* f, Py_ssize_t classes, vf label, vf label_e, vf label_low,
+                       float* e, const float* low) noexcept nogil:
+    """OUT e: the Hessian of 16 rows of the plain loss, from e and low, which are 0 at the labels. As long rows have it,
+    g - g p with p = g / p_factor; only the largest p can be near 1, and it has a formula of its own."""
     cdef double at_peak[LANES]
     cdef float peaks[LANES]
     cdef float at_peaks[LANES]
-    cdef vd inverse_0, inverse_1, factor_0, factor_1, p, q
-    cdef vd one = vd_set(1.0)
-    cdef vf peak, at, v, lost
+    cdef float backs[LANES]
+    cdef vf peak, at, back, v, lost
     cdef Py_ssize_t c
     cdef int i
     hessians_at_peaks(r, at_peak)
     for i in range(LANES):
-        # Rows that take no part: p = 0, so that the product is 0 and not -0.
-        inverse[i] = 1.0 / r.total[i] if r.label[i] >= 0 else 0.0
-        factor[i] = r.p_factor[i] if r.label[i] >= 0 else 0.0
         at_peaks[i] = <float>at_peak[i]
         peaks[i] = <float>(r.peak[i] if r.label[i] >= 0 else -2)
-    inverse_0 = vd_load(inverse)
-    inverse_1 = vd_load(inverse + 8)
-    factor_0 = vd_load(factor)
-    factor_1 = vd_load(factor + 8)
+        backs[i] = <float>(1.0 / r.p_factor[i])
     peak = vf_load(peaks)
     at = vf_load(at_peaks)
+    back = vf_load(backs)
     for c in range(classes):
         v = vf_if_equal(label, vf_set(<float>c), label_e, vf_load(e + c * LANES))
         lost = vf_if_equal(label, vf_set(<float>c), label_low, vf_load(low + c * LANES))
-        # As write_lanes has it.
-        p = vd_mul(vd_add(vd_low(v), vd_low(lost)), inverse_0)
-        q = vd_mul(vd_add(vd_high(v), vd_high(lost)), inverse_1)
-        p = vd_mul(factor_0, vd_mul(p, vd_sub(one, p)))
-        q = vd_mul(factor_1, vd_mul(q, vd_sub(one, q)))
-        v = vf_if_equal(peak, vf_set(<float>c), at, vf_narrow(p, q))
-        vf_store(e + c * LANES, v)
+        v = hess_of_grad(scaled_lanes(f, v, lost), back)
+        vf_store(e + c * LANES, vf_if_equal(peak, vf_set(<float>c), at, v))
 
 
 cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Product* product) noexcept nogil:
@@ -568,7 +558,7 @@ cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Product*
         write_gradient(&factors, e, low, classes, lanes, at_labels, buffer)
         store(t.grad, t.code, first * classes, n * classes, <const float*>buffer, t.stream)
     if t.hess != NULL:
-        make_hessian(&r, classes, vf_load(lanes), columns[0], lost, e, low)
+        make_hessian(&r, &factors, classes, vf_load(lanes), columns[0], lost, e, low)
         if t.code == F32 and n == LANES:
             rows_of_columns(e, classes, <float*>t.hess + first * classes)
         else:
@@ -790,6 +780,8 @@ cdef void write_lanes(const Softmax* t, const Tile* tile, const Rows* r, const f
     cdef double inverse_low[LANES]
     cdef double factor_low[LANES]
     cdef double p, own
+    cdef float back[LANES]
+    cdef bint from_grad
     cdef LaneFactors factors
     cdef Py_ssize_t part, at, m, c
     cdef int i
@@ -852,9 +844,24 @@ cdef void write_lanes(const Softmax* t, const Tile* tile, const Rows* r, const f
                         g[(r.label[i] - at) * LANES + i] = <real>r.special[i]
             scatter(t, t.grad, tile, at, m, g)
         if t.hess != NULL:
+            if real is float:
+                from_grad = True
+                for i in range(LANES):
+                    from_grad = from_grad and (hess_from_grad(r, i) or r.label[i] == IGNORED)
+                    back[i] = <float>(1.0 / r.p_factor[i])
             for c in range(m):
+                if real is float and from_grad:
+                    # As long rows have it.
+                    vf_store(g + c * LANES, hess_of_grad(scaled_lanes(&factors, vf_load(e + c * LANES),
+                                                                      vf_load(low + c * LANES)), vf_load(back)))
+                    continue
                 for i in range(LANES):
                     if real is float:
+                        if hess_from_grad(r, i):
+                            g[c * LANES + i] = scaled_lane(&factors, e[c * LANES + i], low[c * LANES + i], i)
+                            g[c * LANES + i] = multiply_add(-(g[c * LANES + i] * back[i]), g[c * LANES + i],
+                                                            g[c * LANES + i])
+                            continue
                         # Only the largest p can be near 1, and it is replaced below.
                         p = (<double>e[c * LANES + i] + <double>low[c * LANES + i]) * inverse[i]
                         own = r.p_factor[i] * (p * (1.0 - p))

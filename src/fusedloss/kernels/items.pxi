@@ -3,68 +3,122 @@
 # A chunk is read at most twice: once for e^-|x|, which lies in the first-level cache afterwards, and once for what is
 # made of it. Sums of logarithms are logarithms of products; what is written goes straight to its array.
 
-cdef inline void exp_below_zero(vf v, const Exponents* k, float* e, float* low) noexcept nogil:
-    """OUT e^v for v <= 0, subnormal results included: computed as 2^64 e^v, which is normal where e^v is not zero. OUT
-    low, unless NULL: what its last rounding has lost."""
-    cdef vf lost
-    if low == NULL:
-        v = exp_vector(v, k.magic, k.floor, k.offsets, k.errors)
-    else:
-        v = exp_with_low(vf_max(k.floor, v), k, &lost)
-        vf_store(low, vf_mul(lost, vf_set(<float>5.421010862427522e-20)))
-    vf_store(e, vf_mul(v, vf_set(<float>5.421010862427522e-20)))
+# float32 exponentials of less than this are made 2^64 times as large first: they may be subnormal.
+cdef enum:
+    PLAIN_FLOOR = -87
+
+# log(1 + e) = log_sums[j] + log(log_factors[j] (1 + e)), where j is rint(FL_LOGTF_STEPS e), or nearly.
+cdef float log_factors[8]
+cdef float log_sums[8]
 
 
-cdef inline vf log1p_tail_vector(vf e) noexcept nogil:
-    """(log(1 + e) - e) / e^2 for 0 <= e <= 1."""
-    cdef vf p = vf_fma(vf_set(FL_LOG1PF_C10), e, vf_set(FL_LOG1PF_C9))
-    p = vf_fma(p, e, vf_set(FL_LOG1PF_C8))
-    p = vf_fma(p, e, vf_set(FL_LOG1PF_C7))
-    p = vf_fma(p, e, vf_set(FL_LOG1PF_C6))
-    p = vf_fma(p, e, vf_set(FL_LOG1PF_C5))
-    p = vf_fma(p, e, vf_set(FL_LOG1PF_C4))
-    p = vf_fma(p, e, vf_set(FL_LOG1PF_C3))
-    return vf_fma(p, e, vf_set(FL_LOG1PF_C2))
+cdef void fill_log_tables() noexcept:
+    log_factors[0] = FL_LOGTF_T0
+    log_sums[0] = FL_LOGTF_L0
+    log_factors[1] = FL_LOGTF_T1
+    log_sums[1] = FL_LOGTF_L1
+    log_factors[2] = FL_LOGTF_T2
+    log_sums[2] = FL_LOGTF_L2
+    log_factors[3] = FL_LOGTF_T3
+    log_sums[3] = FL_LOGTF_L3
+    log_factors[4] = FL_LOGTF_T4
+    log_sums[4] = FL_LOGTF_L4
+    log_factors[5] = FL_LOGTF_T5
+    log_sums[5] = FL_LOGTF_L5
+    log_factors[6] = FL_LOGTF_T6
+    log_sums[6] = FL_LOGTF_L6
+    log_factors[7] = FL_LOGTF_T7
+    log_sums[7] = FL_LOGTF_L7
 
 
-cdef inline void log1p_vectors(vf* a, vf* b) noexcept nogil:
-    """log1p_vector of both, in place; the operations alternate, since one chain of them is longer than what a
-    processor looks ahead."""
-    cdef vf p = vf_fma(vf_set(FL_LOG1PF_C10), a[0], vf_set(FL_LOG1PF_C9))
-    cdef vf q = vf_fma(vf_set(FL_LOG1PF_C10), b[0], vf_set(FL_LOG1PF_C9))
-    p = vf_fma(p, a[0], vf_set(FL_LOG1PF_C8))
-    q = vf_fma(q, b[0], vf_set(FL_LOG1PF_C8))
-    p = vf_fma(p, a[0], vf_set(FL_LOG1PF_C7))
-    q = vf_fma(q, b[0], vf_set(FL_LOG1PF_C7))
-    p = vf_fma(p, a[0], vf_set(FL_LOG1PF_C6))
-    q = vf_fma(q, b[0], vf_set(FL_LOG1PF_C6))
-    p = vf_fma(p, a[0], vf_set(FL_LOG1PF_C5))
-    q = vf_fma(q, b[0], vf_set(FL_LOG1PF_C5))
-    p = vf_fma(p, a[0], vf_set(FL_LOG1PF_C4))
-    q = vf_fma(q, b[0], vf_set(FL_LOG1PF_C4))
-    p = vf_fma(p, a[0], vf_set(FL_LOG1PF_C3))
-    q = vf_fma(q, b[0], vf_set(FL_LOG1PF_C3))
-    p = vf_fma(p, a[0], vf_set(FL_LOG1PF_C2))
-    q = vf_fma(q, b[0], vf_set(FL_LOG1PF_C2))
-    a[0] = vf_fma(vf_mul(a[0], a[0]), p, a[0])
-    b[0] = vf_fma(vf_mul(b[0], b[0]), q, b[0])
+fill_log_tables()
 
 
-cdef inline vf log1p_vector(vf e) noexcept nogil:
-    """log(1 + e) for 0 <= e <= 1. Max error 1.15 ulp (all inputs); 1.055 at 0x1.fdc10ap-1."""
-    return vf_fma(vf_mul(e, e), log1p_tail_vector(e), e)
+cdef inline Exponents plain_exponents() noexcept nogil:
+    """For exponentials of PLAIN_FLOOR and more, which are normal as they are."""
+    cdef Exponents k = exponents_of(0.0)
+    k.floor = vf_set(PLAIN_FLOOR)
+    return k
 
 
-cdef inline vf plus_log1p_vector(vf u, vf e, vf low) noexcept nogil:
-    """u + log(1 + e + low) for u = 0 or u >= -log(e) >= 0, without rounding log(1 + e) first."""
-    cdef vf tail = log1p_tail_vector(e)
-    cdef vf s = vf_add(u, e)
-    cdef vf part = vf_sub(s, u)
-    cdef vf lost = vf_add(vf_sub(u, vf_sub(s, part)), vf_sub(e, part))
-    # What is left of `low` is low / (1 + e), for which two digits do.
-    cdef vf slope = vf_fma(vf_fma(vf_set(<float>0.4), e, vf_set(<float>-0.9)), e, vf_set(1.0))
-    s = vf_add(s, vf_fma(vf_mul(e, e), tail, vf_fma(low, slope, lost)))
-    return vf_if_equal(u, vf_set(INFINITY), u, s)
+cdef inline bint goes_below_floor(vf least) noexcept nogil:
+    return vf_largest(vf_neg(least)) > -PLAIN_FLOOR
+
+
+cdef inline void exp_in_parts(vf x, const Exponents* k, vf* parts, vf* least) noexcept nogil:
+    """OUT e^-|x| as a power and a rest, not rounded to one number: the rest is up to 4 % of the power."""
+    cdef vf v = vf_neg_abs(x)
+    cdef vf z, t
+    least[0] = vf_min(v, least[0])      # nan is passed over
+    v = vf_max(k.floor, v)
+    z = vf_fma(v, vf_set(FL_LOG2EF), k.magic)
+    t = exp_rest(v, z, k.magic, k.errors)
+    parts[0] = exp_power(z, k.offsets)
+    parts[1] = vf_mul(parts[0], t)
+
+
+cdef inline vf log1p_of_parts(vf power, vf rest, vf factors, vf sums) noexcept nogil:
+    """log(1 + power + rest) for what exp_in_parts gives. Max error 1.004 ulp, at x = -0x1.48bfaep+1 (all float32).
+
+    1 + u = factor (1 + power + rest). `start` is the larger part of u, exact where the result is small, since the
+    factor is 1 there; so that there is one rounding of the size of the result.
+    """
+    cdef vi index = vf_bits(vf_fma(power, vf_set(FL_LOGTF_STEPS), vf_set(12582912.0)))
+    cdef vf factor = vf_look_up(factors, index)
+    cdef vf start = vf_fma(power, factor, vf_sub(factor, vf_set(1.0)))
+    cdef vf more = vf_mul(rest, factor)
+    cdef vf u = vf_add(start, more)
+    cdef vf p = vf_fma(vf_set(FL_LOGTF_C5), u, vf_set(FL_LOGTF_C4))
+    p = vf_fma(p, u, vf_set(FL_LOGTF_C3))
+    p = vf_fma(p, u, vf_set(FL_LOGTF_C2))
+    return vf_add(vf_look_up(sums, index), vf_add(start, vf_fma(vf_mul(u, u), p, more)))
+
+
+cdef struct Logarithms:
+    # log(1 + e^-|x|) of a chunk, all but the last steps: for each vector its power and rest, which lie side by side,
+    # since stores 4096 bytes apart hinder each other. The first vector may be one of fewer items.
+    vf parts[132]
+    vf tiny[66]           # e^-|x| itself, if one of them is below e^PLAIN_FLOOR
+    bint any_tiny
+    vf factors
+    vf sums
+
+
+cdef void begin_logarithms(const float* x, Py_ssize_t head, Py_ssize_t n, Logarithms* s) noexcept nogil:
+    """The first vector has head items, if that is not 0, the others 16 each, of n <= CHUNK items."""
+    cdef Exponents k = plain_exponents()
+    cdef vf least = vf_set(0.0)
+    cdef Py_ssize_t i = head
+    cdef vf* parts = s.parts
+    cdef vf* tiny = s.tiny
+    if head:
+        exp_in_parts(load_first(x, head), &k, parts, &least)
+        parts += 2
+    while n - i >= LANES:
+        fl_prefetch(x + i + CHUNK)
+        exp_in_parts(vf_load(x + i), &k, parts, &least)
+        parts += 2
+        i += LANES
+    if i < n:
+        exp_in_parts(load_first(x + i, n - i), &k, parts, &least)
+    s.factors = vf_table(log_factors)
+    s.sums = vf_table(log_sums)
+    s.any_tiny = goes_below_floor(least)
+    if s.any_tiny:
+        k = exponents_of(-64.0)
+        i = 0
+        while i < n:
+            tiny[0] = exp_below_zero(vf_neg_abs(load_first(x + i, n - i)), &k)
+            tiny += 1
+            i += head if i < head else LANES
+
+
+cdef inline vf logarithm_at(const Logarithms* s, Py_ssize_t k, vf x) noexcept nogil:
+    """log(1 + e^-|x|) of the k-th vector, which is given again."""
+    cdef vf y = log1p_of_parts(s.parts[2 * k], s.parts[2 * k + 1], s.factors, s.sums)
+    if s.any_tiny:
+        y = vf_if_less(vf_neg_abs(x), vf_set(PLAIN_FLOOR), s.tiny[k], y)
+    return y
 
 
 cdef inline vector divide_vector(vector numerator, vector e) noexcept nogil:
@@ -82,24 +136,36 @@ cdef inline Py_ssize_t until_line(const void* p, Py_ssize_t size) noexcept nogil
     return <Py_ssize_t>(((64 - (<size_t>p & 63)) & 63) // <size_t>size)
 
 
-cdef inline void exp_of_minus_size(const real* x, Py_ssize_t n, real* e, float* low) noexcept nogil:
-    """OUT e = e^-|x| of n items, and, of float32, what its last rounding has lost, unless that is NULL; these have room
-    for whole vectors, and are 0 beyond the end. What lies CHUNK further on is
+cdef inline vf exp_below_zero(vf v, const Exponents* scaled) noexcept nogil:
+    """e^v for v <= 0, subnormal results included: computed as 2^64 e^v, which is normal where e^v is not zero."""
+    return vf_mul(exp_vector(v, scaled.magic, scaled.floor, scaled.offsets, scaled.errors),
+                  vf_set(<float>5.421010862427522e-20))
+
+
+cdef void exp_of_minus_size(const real* x, Py_ssize_t n, real* e) noexcept nogil:
+    """OUT e^-|x| of n items: room for whole vectors, which are 0 beyond the end. What lies CHUNK further on is
     fetched meanwhile; targets are fetched by the loops after it, so that requests to memory are spread."""
-    cdef Exponents table
+    cdef Exponents plain, scaled
     cdef DoubleExp doubles
     cdef vd a, b
+    cdef vf v, least
     cdef Py_ssize_t i, k
     if real is float:
-        table = exponents_of(-64.0)
+        plain = plain_exponents()
+        scaled = exponents_of(-64.0)
+        least = vf_set(0.0)
         for k in range(n // LANES):
             i = k * LANES
+            v = vf_neg_abs(vf_load(x + i))
             fl_prefetch(x + i + CHUNK)
-            exp_below_zero(vf_neg_abs(vf_load(x + i)), &table, e + i, low + i if low != NULL else NULL)
+            least = vf_min(v, least)      # nan is passed over
+            vf_store(e + i, exp_vector(v, plain.magic, plain.floor, plain.offsets, plain.errors))
+        if goes_below_floor(least):
+            for k in range(n // LANES):
+                vf_store(e + k * LANES, exp_below_zero(vf_neg_abs(vf_load(x + k * LANES)), &scaled))
         if n % LANES:
             i = n - n % LANES
-            exp_below_zero(vf_neg_abs(vf_load_part(x + i, n - i, INFINITY)), &table, e + i,
-                           low + i if low != NULL else NULL)
+            vf_store(e + i, exp_below_zero(vf_neg_abs(vf_load_part(x + i, n - i, INFINITY)), &scaled))
     else:
         # 2^64 e^v is normal where e^v is not zero, so that a subnormal result is rounded once more only.
         doubles = double_exp(-64.0)
@@ -164,7 +230,7 @@ cdef inline void log_vectors(vd* a, vd* b, vd c, vd d) noexcept nogil:
     b[0] = vd_fma(m, vd_set(FL_LN2_SPLIT_HI), vd_sub(g, vd_sub(other, q)))
 
 
-cdef void log1p_of_units(double* e, Py_ssize_t n, double* out) noexcept nogil:
+cdef void log1p_of_units(const double* e, Py_ssize_t n, double* out) noexcept nogil:
     """OUT log1p_accurate of 0 <= e <= 1, for whole vectors: the same bits. out may be e."""
     cdef vd one = vd_set(1.0)
     cdef vd a, b, u, v, c, d
@@ -185,55 +251,63 @@ cdef void log1p_of_units(double* e, Py_ssize_t n, double* out) noexcept nogil:
         vd_store(out + i + 8, vd_if_less(b, vd_set(INFINITY), v, b))
 
 
-cdef enum Function:
-    SIGMOID_OF
-    SOFTPLUS_OF
-    LOG_SIGMOID_OF
-
-
-cdef inline vf function_vector(Function which, vf x, vf e, vf low) noexcept nogil:
-    """sigmoid: 1/(1 + e) or e/(1 + e); softplus: max(x, 0) + log1p(e); log_sigmoid(x) = -softplus(-x)."""
-    if which == SIGMOID_OF:
-        return divide_vector(vf_if_negative(x, e, vf_set(1.0)), e)
-    if which == SOFTPLUS_OF:
-        return plus_log1p_vector(vf_if_less(vf_set(0.0), x, x, vf_set(0.0)), e, low)
-    return vf_neg(plus_log1p_vector(vf_if_less(x, vf_set(0.0), vf_neg(x), vf_set(0.0)), e, low))
-
-
-cdef inline void function_at(Function which, const real* x, const real* e, const float* low, Py_ssize_t m, real* out,
-                             bint stream) noexcept nogil:
-    """One vector of `functions`, or the first m items of it."""
-    cdef vf a, b, lost
+cdef inline void sigmoid_at(const real* x, const real* e, Py_ssize_t m, real* out, bint stream) noexcept nogil:
+    """1/(1 + e) or e/(1 + e) of one vector, or of the first m items of it."""
+    cdef vf a, b
     cdef vd c, d
     if real is float:
         a = vf_load(x) if m >= LANES else vf_load_part(x, m, 0.0)
         b = vf_load(e) if m >= LANES else vf_load_part(e, m, 0.0)
-        lost = vf_set(0.0)
-        if which != SIGMOID_OF:
-            lost = vf_load(low) if m >= LANES else vf_load_part(low, m, 0.0)
-        write_vector(out, function_vector(which, a, b, lost), m, stream)
+        write_vector(out, divide_vector(vf_if_negative(a, b, vf_set(1.0)), b), m, stream)
     else:
         c = vd_load(x) if m >= 8 else vd_load_part(x, m, 0.0)
         d = vd_load(e) if m >= 8 else vd_load_part(e, m, 0.0)
         write_vector(out, divide_vector(vd_if_negative(c, d, vd_set(1.0)), d), m, stream)
 
 
-cdef inline void functions(Function which, const real* x, Py_ssize_t n, real* out, bint stream) noexcept nogil:
-    """A function of n <= CHUNK items, in float64 sigmoid only; past the caches if `stream`. out may be x."""
-    cdef real e[CHUNK]
-    cdef float low[CHUNK]
-    cdef Py_ssize_t head = min(n, until_line(out, sizeof(real))) if stream else 0
+cdef void sigmoids(const real* x, Py_ssize_t n, real* out, bint stream) noexcept nogil:
+    """OUT sigmoid of n <= CHUNK items; past the caches if `stream`. out may be x."""
+    cdef vf lines[128]        # CHUNK numbers, which begin where a line does
+    cdef real* e = <real*>lines
     cdef Py_ssize_t width = 64 // <Py_ssize_t>sizeof(real)
-    cdef Py_ssize_t i = 0
-    cdef Py_ssize_t m
-    exp_of_minus_size(x, n, e, low if which != SIGMOID_OF else NULL)
-    while i < n:
-        m = min(width, head - i if i < head else n - i)
-        if m == width:
-            function_at(which, x + i, e + i, low + i, width, out + i, stream)
-        else:
-            function_at(which, x + i, e + i, low + i, m, out + i, False)
-        i += m
+    cdef Py_ssize_t i = min(n, until_line(out, sizeof(real))) if stream else 0
+    exp_of_minus_size(x, n, e)
+    if i:
+        sigmoid_at(x, e, i, out, False)
+    while n - i >= width:
+        sigmoid_at(x + i, e + i, width, out + i, stream)
+        i += width
+    if i < n:
+        sigmoid_at(x + i, e + i, n - i, out + i, False)
+
+
+cdef inline void softplus_at(bint log_sigmoid, vf x, const Logarithms* s, Py_ssize_t k, Py_ssize_t m, float* out,
+                             bint stream) noexcept nogil:
+    """max(x, 0) + log1p(e) of the k-th vector, or the first m items of it; log_sigmoid(x) = -softplus(-x)."""
+    cdef vf y = logarithm_at(s, k, x)
+    if log_sigmoid:
+        y = vf_sub(vf_min(x, vf_set(<float>-0.0)), y)
+    else:
+        y = vf_add(vf_max(x, vf_set(0.0)), y)
+    write_vector(out, y, m, stream)
+
+
+cdef void softpluses(bint log_sigmoid, const float* x, Py_ssize_t n, float* out, bint stream) noexcept nogil:
+    """OUT softplus, or log_sigmoid, of n <= CHUNK items; past the caches if `stream`. out may be x."""
+    cdef Logarithms s
+    # Whole lines are written: 6 % less time, also where they stay in the caches.
+    cdef Py_ssize_t i = min(n, until_line(out, sizeof(float)))
+    cdef Py_ssize_t k = 0
+    begin_logarithms(x, i, n, &s)
+    if i:
+        softplus_at(log_sigmoid, load_first(x, i), &s, 0, i, out, False)
+        k = 1
+    while n - i >= LANES:
+        softplus_at(log_sigmoid, vf_load(x + i), &s, k, LANES, out + i, stream)
+        k += 1
+        i += LANES
+    if i < n:
+        softplus_at(log_sigmoid, load_first(x + i, n - i), &s, k, n - i, out + i, False)
 
 
 cdef inline vf load_first(const float* p, Py_ssize_t n) noexcept nogil:
@@ -342,28 +416,40 @@ cdef double add_binary_losses(const float* x, const float* t, const float* e, Py
     return total
 
 
-cdef inline void binary_values(const real* x, const real* t, const real* e, Py_ssize_t n,
-                               real* values) noexcept nogil:
-    """OUT the losses of n <= CHUNK items; room for whole vectors."""
-    cdef vf v, w
-    cdef Py_ssize_t i, k
-    cdef real wrong
-    if real is float:
-        for k in range((n + 2 * LANES - 1) // (2 * LANES)):
-            # Two vectors, since one chain of these operations is longer than what a processor looks ahead.
-            i = k * 2 * LANES
-            v = vf_load(e + i)
-            w = vf_load(e + i + LANES)
-            log1p_vectors(&v, &w)
-            vf_store(values + i, vf_sub(v, minus_wrong(load_first(x + i, n - i), load_first(t + i, n - i), True)))
-            i += LANES
-            vf_store(values + i, vf_sub(w, minus_wrong(load_first(x + i, n - i), load_first(t + i, n - i), True)))
-    else:
-        log1p_of_units(<double*>e, n, values)
-        for i in range(n):
-            wrong = t[i] if x[i] < 0.0 else 1.0 - t[i]
-            wrong = 0.0 if wrong == 0.0 else wrong * (-x[i] if x[i] < 0.0 else x[i])
-            values[i] = wrong + values[i]
+cdef inline void binary_value_at(vf x, vf t, const Logarithms* s, Py_ssize_t k, Py_ssize_t m, float* out,
+                                 bint stream) noexcept nogil:
+    """The losses of the k-th vector, or of the first m items of it. Only infinities need masks."""
+    write_vector(out, vf_sub(logarithm_at(s, k, x), minus_wrong(x, t, s.any_tiny)), m, stream)
+
+
+cdef void binary_values(const float* x, const float* t, Py_ssize_t n, float* out, bint stream) noexcept nogil:
+    """OUT the losses of n <= CHUNK items; past the caches if `stream`. out may be x or t."""
+    cdef Logarithms s
+    cdef Py_ssize_t i = min(n, until_line(out, sizeof(float)))
+    cdef Py_ssize_t k = 0
+    begin_logarithms(x, i, n, &s)
+    if i:
+        binary_value_at(load_first(x, i), load_first(t, i), &s, 0, i, out, False)
+        k = 1
+    while n - i >= LANES:
+        fl_prefetch(t + i + CHUNK)
+        binary_value_at(vf_load(x + i), vf_load(t + i), &s, k, LANES, out + i, stream)
+        k += 1
+        i += LANES
+    if i < n:
+        binary_value_at(load_first(x + i, n - i), load_first(t + i, n - i), &s, k, n - i, out + i, False)
+
+
+cdef inline void binary_values_double(const double* x, const double* t, const double* e, Py_ssize_t n,
+                                      double* values) noexcept nogil:
+    """The same in float64. OUT values: room for whole vectors."""
+    cdef double wrong
+    cdef Py_ssize_t i
+    log1p_of_units(e, n, values)
+    for i in range(n):
+        wrong = t[i] if x[i] < 0.0 else 1.0 - t[i]
+        wrong = 0.0 if wrong == 0.0 else wrong * (-x[i] if x[i] < 0.0 else x[i])
+        values[i] = wrong + values[i]
 
 
 cdef inline bint all_finite(const real* t, Py_ssize_t n) noexcept nogil:

@@ -111,8 +111,9 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
     cdef Py_ssize_t i
     if BOOL < t.target.code < F16 and beyond_one(&t.target, first, n):
         bad[0] = 1
-    exp_of_minus_size(x, n, e, NULL)
     if t.weight.data == NULL and t.pos_weight.data == NULL and isfinite(f.high):
+        if real is double or t.sums != NULL or t.grad != NULL:
+            exp_of_minus_size(x, n, e)
         if t.sums != NULL:
             if real is float:
                 wide = add_binary_losses(x, y, e, n, products, False)
@@ -121,8 +122,12 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
             else:
                 add_binary_losses_double(x, y, e, n, products, False, total)
         if t.values != NULL:
-            binary_values(x, y, e, n, v)
-            store(t.values, F32 if real is float else F64, first, n, v, t.stream)
+            # Items' losses of 16-bit logits are float32.
+            if real is float:
+                binary_values(x, y, n, <float*>t.values + first, t.stream)
+            else:
+                binary_values_double(x, y, e, n, v)
+                store(t.values, F64, first, n, v, t.stream)
         if t.grad == NULL:
             return
         high = <real>f.high
@@ -136,6 +141,7 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
         if t.hess != NULL:
             store(t.hess, t.code, first, n, h, t.stream)
         return
+    exp_of_minus_size(x, n, e)
     for i in range(n):
         a[i] = <real>1.0 - y[i]
         b[i] = y[i]
@@ -432,12 +438,12 @@ cdef inline void function_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t
     if direct:
         out = <real*>t.values + first
     if t.kind == SIGMOID:
-        functions(SIGMOID_OF, x, n, out, direct and t.stream)
+        sigmoids(x, n, out, direct and t.stream)
     elif real is float:
-        functions(SOFTPLUS_OF if t.kind == SOFTPLUS else LOG_SIGMOID_OF, x, n, out, direct and t.stream)
+        softpluses(t.kind == LOG_SIGMOID, x, n, out, direct and t.stream)
     else:
         direct = False
-        exp_of_minus_size(x, n, e, NULL)
+        exp_of_minus_size(x, n, e)
         log1p_of_units(e, n, e)
         if t.kind == SOFTPLUS:
             for i in range(n):

@@ -369,15 +369,18 @@ cdef inline void add_pair(vf e, vf f, vd* p_0, vd* p_1) noexcept nogil:
 
 
 cdef double add_binary_losses(const float* x, const float* t, const float* e, Py_ssize_t n, LogProducts* products,
-                              bint masked) noexcept nogil:
-    """Sum of c |x| over n <= CHUNK items; log(1 + e) goes to `products`. Conversions to float64 cost more than what is
-    converted: pairs of factors are multiplied, and four terms added, in float32.
+                              bint masked, bint* moderate) noexcept nogil:
+    """Sum of c |x| over n <= CHUNK items; log(1 + e) goes to `products`. OUT moderate, unless NULL: all targets are
+    below 2 in size. Conversions to float64 cost more than what is converted: pairs of factors are multiplied, and four
+    terms added, in float32.
 
     Masks cost a comparison for each item, and only infinities need them: where the sum is not finite it is made again
     with masks, and without sums in float32, which overflow near its largest number."""
     cdef vd sum_0 = vd_set(0.0), sum_1 = vd_set(0.0)
     cdef vd p_0 = products.high[0], p_1 = products.high[1], p_2 = products.high[2], p_3 = products.high[3]
     cdef vf four
+    cdef vi bits = vf_bits(vf_set(0.0))
+    cdef float lanes[LANES]
     cdef Py_ssize_t full = 0 if masked else n - n % WIDE
     cdef Py_ssize_t i, k
     cdef double total
@@ -387,6 +390,9 @@ cdef double add_binary_losses(const float* x, const float* t, const float* e, Py
         fl_prefetch(t + i + CHUNK + LANES)
         fl_prefetch(t + i + CHUNK + 2 * LANES)
         fl_prefetch(t + i + CHUNK + 3 * LANES)
+        if moderate != NULL:
+            bits = vi_or(vi_or(bits, vf_bits(vf_load(t + i))), vf_bits(vf_load(t + i + LANES)))
+            bits = vi_or(vi_or(bits, vf_bits(vf_load(t + i + 2 * LANES))), vf_bits(vf_load(t + i + 3 * LANES)))
         add_pair(vf_load(e + i), vf_load(e + i + LANES), &p_0, &p_1)
         add_pair(vf_load(e + i + 2 * LANES), vf_load(e + i + 3 * LANES), &p_2, &p_3)
         four = vf_add(
@@ -408,7 +414,10 @@ cdef double add_binary_losses(const float* x, const float* t, const float* e, Py
         sum_1 = vd_sub(sum_1, vd_high(four))
     total = fold_vectors(sum_0, sum_1)
     if not masked and not isfinite(total):
-        return add_binary_losses(x, t, e, n, products, True)
+        return add_binary_losses(x, t, e, n, products, True, moderate)
+    if moderate != NULL:
+        vf_store(lanes, vf_of_bits(bits))
+        moderate[0] = all_moderate(lanes, LANES) and all_moderate(t + full, n - full)
     products.high[0] = p_0
     products.high[1] = p_1
     products.high[2] = p_2
@@ -418,8 +427,12 @@ cdef double add_binary_losses(const float* x, const float* t, const float* e, Py
 
 cdef inline void binary_value_at(vf x, vf t, const Logarithms* s, Py_ssize_t k, Py_ssize_t m, float* out,
                                  bint stream) noexcept nogil:
-    """The losses of the k-th vector, or of the first m items of it. Only infinities need masks."""
-    write_vector(out, vf_sub(logarithm_at(s, k, x), minus_wrong(x, t, s.any_tiny)), m, stream)
+    """The losses of the k-th vector, or of the first m items of it."""
+    cdef vf wrong = minus_wrong(x, t, False)
+    if s.any_tiny:
+        # Infinities need masks; the others keep their bits.
+        wrong = vf_if_equal(vf_neg_abs(x), vf_set(-INFINITY), minus_wrong(x, t, True), wrong)
+    write_vector(out, vf_sub(logarithm_at(s, k, x), wrong), m, stream)
 
 
 cdef void binary_values(const float* x, const float* t, Py_ssize_t n, float* out, bint stream) noexcept nogil:
@@ -452,55 +465,52 @@ cdef inline void binary_values_double(const double* x, const double* t, const do
         values[i] = wrong + values[i]
 
 
-cdef inline bint all_finite(const real* t, Py_ssize_t n) noexcept nogil:
-    """Whether n numbers are finite; not if their sum overflows, which costs time and no digits."""
-    cdef real sums[64]
-    cdef real total = 0.0
-    cdef Py_ssize_t full = n - n % 64
-    cdef Py_ssize_t k, i
-    for i in range(64):
-        sums[i] = 0.0
-    for k in range(full // 64):
-        for i in range(64):
-            sums[i] += t[k * 64 + i]
-    for i in range(n - full):
-        sums[i] += t[full + i]
-    for i in range(32):
-        sums[i] += sums[i + 32]
-    for i in range(32):
-        total += sums[i]
-    return total - total == 0.0
+cdef bint all_moderate(const real* t, Py_ssize_t n) noexcept nogil:
+    """Whether n numbers are below 2 in size: only then the highest bit of the exponent is 0."""
+    cdef uint32_t bits = 0
+    cdef uint64_t wide = 0
+    cdef Py_ssize_t i
+    if real is float:
+        for i in range(n):
+            bits |= (<const uint32_t*>t)[i]
+        return not bits & <uint32_t>0x40000000
+    else:
+        for i in range(n):
+            wide |= (<const uint64_t*>t)[i]
+        return not wide & <uint64_t>0x4000000000000000
 
 
-cdef inline void binary_derivatives(vector x, vector t, vector e, vector high, vector low, vector inverse, bint finite,
-                                    bint second, vector* g, vector* h) noexcept nogil:
+cdef inline void binary_derivatives(vector x, vector t, vector e, vector high, vector low, vector inverse,
+                                    bint moderate, bint second, vector* g, vector* h) noexcept nogil:
     """Gradient and Hessian with the factor high + low:
-    g = (1 - t - t e) / (1 + e) for x >= 0, ((1 - t) e - t) / (1 + e) below: no cancellation for hard t;
+    g = ((1 - t) - t e) / (1 + e) for x >= 0, ((e - t) - t e) / (1 + e) below: no error in these for hard t;
     h = e / (1 + e)^2.
 
     One division for both: f + lost is the factor over 1 + e, s (1 + lacking) is 1 / (1 + e), p + p_low = e / (1 + e).
-    `inverse` is 1 over the factor, or nearly.
+    `inverse` is 1 over the factor, or nearly. Unless targets are `moderate` the numerator may overflow, or be infinite.
     """
     cdef vector one = v_same(1.0, x)
     cdef vector zero = v_same(0.0, x)
-    cdef vector other = v_minus(one, t)
-    cdef vector negative = v_opposite(t)
-    cdef vector numerator = v_times_plus(v_if_negative(x, other, negative), e, v_if_negative(x, negative, other))
+    cdef vector numerator = v_less_times(t, e, v_minus(v_if_negative(x, e, one), t))
     cdef vector d = v_plus(one, e)
     cdef vector rest = v_minus(e, v_minus(d, one))
     cdef vector f = v_over(high, d)
     cdef vector s = v_times(f, inverse)
     cdef vector lost = v_times(s, v_less_times(f, rest, v_plus(v_less_times(f, d, high), low)))
-    cdef vector lacking, p, p_low
+    cdef vector lacking, p, p_low, quarter
     g[0] = v_times_plus(numerator, f, v_times(numerator, lost))
-    if not finite:
-        g[0] = v_if_equal(v_minus(numerator, numerator), zero, g[0], v_times(numerator, f))
+    if not moderate:
+        quarter = v_times(v_same(0.25, x), t)
+        quarter = v_less_times(quarter, e, v_minus(v_times(v_same(0.25, x), v_if_negative(x, e, one)), quarter))
+        p = v_times_plus(quarter, f, v_times(quarter, lost))
+        p = v_times(v_same(4.0, x), v_if_equal(v_minus(quarter, quarter), zero, p, v_times(quarter, f)))
+        g[0] = v_if_equal(v_minus(numerator, numerator), zero, g[0], p)
     if second:
         lacking = v_less_times(s, rest, v_less_times(s, d, one))
         p = v_times(e, s)
         p_low = v_times_plus(p, lacking, v_times_minus(e, s, p))
         h[0] = v_times_plus(p, f, v_times_plus(p, lost, v_times(p_low, f)))
-        if not finite:
+        if not moderate:
             h[0] = v_times_plus(t, zero, h[0])       # nan where t is
 
 
@@ -527,7 +537,7 @@ cdef inline void probability_derivatives(vector p, vector t, vector high, vector
 
 
 cdef inline void derivatives_at(const real* x, const real* t, const real* e, Py_ssize_t m, real high, real low,
-                                bint finite, real* grad, real* hess, bint stream, bint stream_hess) noexcept nogil:
+                                bint moderate, real* grad, real* hess, bint stream, bint stream_hess) noexcept nogil:
     """One vector of write_derivatives, or the first m items of it."""
     cdef vf g, h = vf_set(0.0)
     cdef vd a, b = vd_set(0.0)
@@ -537,10 +547,10 @@ cdef inline void derivatives_at(const real* x, const real* t, const real* e, Py_
                                     &g, &h)
         elif m >= LANES:
             binary_derivatives(vf_load(x), vf_load(t), vf_load(e), vf_set(high), vf_set(low),
-                               vf_set(<real>1.0 / high), finite, hess != NULL, &g, &h)
+                               vf_set(<real>1.0 / high), moderate, hess != NULL, &g, &h)
         else:
             binary_derivatives(vf_load_part(x, m, 0.0), vf_load_part(t, m, 0.0), vf_load_part(e, m, 0.0),
-                               vf_set(high), vf_set(low), vf_set(<real>1.0 / high), finite, hess != NULL,
+                               vf_set(high), vf_set(low), vf_set(<real>1.0 / high), moderate, hess != NULL,
                                &g, &h)
         write_vector(grad, g, m, stream)
         if hess != NULL:
@@ -552,10 +562,10 @@ cdef inline void derivatives_at(const real* x, const real* t, const real* e, Py_
                                     vd_set(high), vd_set(low), hess != NULL, &a, &b)
         elif m >= 8:
             binary_derivatives(vd_load(x), vd_load(t), vd_load(e), vd_set(high), vd_set(low),
-                               vd_set(<real>1.0 / high), finite, hess != NULL, &a, &b)
+                               vd_set(<real>1.0 / high), moderate, hess != NULL, &a, &b)
         else:
             binary_derivatives(vd_load_part(x, m, 0.0), vd_load_part(t, m, 0.0), vd_load_part(e, m, 0.0),
-                               vd_set(high), vd_set(low), vd_set(<real>1.0 / high), finite, hess != NULL,
+                               vd_set(high), vd_set(low), vd_set(<real>1.0 / high), moderate, hess != NULL,
                                &a, &b)
         write_vector(grad, a, m, stream)
         if hess != NULL:
@@ -563,28 +573,23 @@ cdef inline void derivatives_at(const real* x, const real* t, const real* e, Py_
 
 
 cdef void write_derivatives(const real* x, const real* t, const real* e, Py_ssize_t n, real high, real low,
-                            bint finite, real* grad, real* hess, bint stream) noexcept nogil:
+                            bint moderate, real* grad, real* hess, bint stream) noexcept nogil:
     """OUT grad and hess, which may be NULL, of n <= CHUNK items; one of them may be x. Past the caches if `stream`.
-    x are logits; or, if e is NULL, probabilities, and t nothing but 0 and 1. `finite`: all targets are, for certain."""
+    x are logits; or, if e is NULL, probabilities, and t nothing but 0 and 1. `moderate`: as found by all_moderate."""
     # Where the lines of the two outputs begin at different items, the second goes through the caches.
     cdef bint both = stream and (<size_t>grad & 63) == (<size_t>hess & 63)
-    cdef Py_ssize_t head = min(n, until_line(grad, sizeof(real))) if stream else 0
     cdef Py_ssize_t width = 64 // <Py_ssize_t>sizeof(real)
-    cdef Py_ssize_t i = 0
-    cdef Py_ssize_t m
-    cdef const real* e_at
-    finite = finite or e == NULL or all_finite(t, n)
-    while i < n:
-        m = min(width, head - i if i < head else n - i)
-        e_at = e + i if e != NULL else NULL
+    cdef Py_ssize_t i = min(n, until_line(grad, sizeof(real))) if stream else 0
+    if i:
+        derivatives_at(x, t, e, i, high, low, moderate, grad, hess, False, False)
+    while n - i >= width:
         fl_prefetch(t + i + CHUNK)
-        if m == width and finite:
-            derivatives_at(x + i, t + i, e_at, width, high, low, True, grad + i, hess + i if hess != NULL else NULL,
-                           stream, both)
-        else:
-            derivatives_at(x + i, t + i, e_at, m, high, low, finite, grad + i, hess + i if hess != NULL else NULL,
-                           False, False)
-        i += m
+        derivatives_at(x + i, t + i, e + i if e != NULL else NULL, width, high, low, moderate, grad + i,
+                       hess + i if hess != NULL else NULL, stream, both)
+        i += width
+    if i < n:
+        derivatives_at(x + i, t + i, e + i if e != NULL else NULL, n - i, high, low, moderate, grad + i,
+                       hess + i if hess != NULL else NULL, False, False)
 
 
 cdef inline void add_factor(vd* high, vd* low, vd e) noexcept nogil:

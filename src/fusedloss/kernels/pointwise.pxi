@@ -99,7 +99,8 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
     cdef real buffer[CHUNK]
     cdef real a[CHUNK]
     cdef real b[CHUNK]
-    cdef real e[CHUNK]
+    cdef vf lines[128]            # CHUNK numbers, which begin where a line does
+    cdef real* e = <real*>lines
     cdef real v[CHUNK]
     cdef real h[CHUNK]
     cdef const real* x = load(t.x, t.code, first, n, x_buffer)
@@ -107,7 +108,7 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
     cdef Factor f = reciprocal(1.0, t.divisor)
     cdef real high, low, numerator, up, down
     cdef double wide
-    cdef bint finite = False      # with targets that are not, the sum is not either
+    cdef bint moderate
     cdef Py_ssize_t i
     if BOOL < t.target.code < F16 and beyond_one(&t.target, first, n):
         bad[0] = 1
@@ -116,9 +117,7 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
             exp_of_minus_size(x, n, e)
         if t.sums != NULL:
             if real is float:
-                wide = add_binary_losses(x, y, e, n, products, False)
-                add(total, wide)
-                finite = isfinite(wide)
+                add(total, add_binary_losses(x, y, e, n, products, False, &moderate if t.grad != NULL else NULL))
             else:
                 add_binary_losses_double(x, y, e, n, products, False, total)
         if t.values != NULL:
@@ -132,11 +131,13 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
             return
         high = <real>f.high
         low = <real>(f.low if real is double else f.high - <double>high)
+        if real is double or t.sums == NULL:
+            moderate = all_moderate(y, n)
         if t.code == F32 or real is double:
-            write_derivatives(x, y, e, n, high, low, finite, <real*>t.grad + first,
+            write_derivatives(x, y, e, n, high, low, moderate, <real*>t.grad + first,
                               <real*>t.hess + first if t.hess != NULL else NULL, t.stream)
             return
-        write_derivatives(x, y, e, n, high, low, finite, a, h if t.hess != NULL else NULL, False)
+        write_derivatives(x, y, e, n, high, low, moderate, a, h if t.hess != NULL else NULL, False)
         store(t.grad, t.code, first, n, a, t.stream)
         if t.hess != NULL:
             store(t.hess, t.code, first, n, h, t.stream)
@@ -230,6 +231,7 @@ cdef inline void bce_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, S
     cdef Py_ssize_t i
     cdef bint outside
     cdef int strange = 0
+    cdef int some = 0
     cdef bint hard = labels_are_hard(x, y, n, &outside)
     cdef bint add_up = t.sums != NULL
     if not hard:
@@ -286,9 +288,9 @@ cdef inline void bce_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, S
                 add_carefully(total, v, n)
     if t.grad == NULL and t.hess == NULL:
         return
+    high = <real>f.high
+    low = <real>(f.low if real is double else f.high - <double>high)
     if hard:
-        high = <real>f.high
-        low = <real>(f.low if real is double else f.high - <double>high)
         if t.code == F32 or real is double:
             write_derivatives(x, y, <const real*>NULL, n, high, low, True, <real*>t.grad + first,
                               <real*>t.hess + first if t.hess != NULL else NULL, t.stream)
@@ -325,6 +327,18 @@ cdef inline void bce_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, S
                 q = 1e-12 if q < 1e-12 else q
                 term = (1.0 - <double>y[i]) / q - <double>y[i] / p
                 out[i] = <real>scale_by(w_buffer[i] * term, f.high, f.low)
+    if not hard and t.weight.data == NULL and isfinite(f.high):
+        # Labels get the bits that they have in chunks of labels alone.
+        for i in range(n):
+            some |= (y[i] == <real>0.0) | (y[i] == <real>1.0)
+        if some:
+            write_derivatives(x, y, <const real*>NULL, n, high, low, True, <real*>v,
+                              <real*>w if t.hess != NULL else NULL, False)
+            for i in range(n):
+                out[i] = (<real*>v)[i] if (y[i] == <real>0.0) | (y[i] == <real>1.0) else out[i]
+            if t.hess != NULL:
+                for i in range(n):
+                    h[i] = (<real*>w)[i] if (y[i] == <real>0.0) | (y[i] == <real>1.0) else h[i]
     if t.grad != NULL:
         store(t.grad, t.code, first, n, out, t.stream)
     if t.hess != NULL:

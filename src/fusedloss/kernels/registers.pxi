@@ -38,6 +38,7 @@ cdef extern from "vectors.h":
     vi vf_bits(vf a) noexcept nogil
     vf vf_of_bits(vi a) noexcept nogil
     vi vi_add(vi a, vi b) noexcept nogil
+    vi vi_or(vi a, vi b) noexcept nogil
     vi vi_shift_left(vi a, int n) noexcept nogil
     vi vi_shift_right(vi a, int n) noexcept nogil
     vd vd_set(double a) noexcept nogil

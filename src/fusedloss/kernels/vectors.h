@@ -85,6 +85,7 @@ static inline vf vf_clamp_unless_zero(vf s, vf floor, vf a) {
 static inline vi vf_bits(vf a) { return _mm512_castps_si512(a); }
 static inline vf vf_of_bits(vi a) { return _mm512_castsi512_ps(a); }
 static inline vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
+static inline vi vi_or(vi a, vi b) { return _mm512_or_si512(a, b); }
 static inline vi vi_shift_left(vi a, unsigned n) { return _mm512_slli_epi32(a, n); }
 static inline vi vi_shift_right(vi a, unsigned n) { return _mm512_srli_epi32(a, n); }
 /* A table of 8 numbers, and its entries named by the low 3 bits of each lane. */
@@ -265,6 +266,7 @@ static inline vf vf_clamp_unless_zero(vf s, vf floor, vf a) {
 static inline vi vf_bits(vf a) { return FL_I(_mm256_castps_si256(a.a), _mm256_castps_si256(a.b)); }
 static inline vf vf_of_bits(vi a) { return FL_F(_mm256_castsi256_ps(a.a), _mm256_castsi256_ps(a.b)); }
 static inline vi vi_add(vi a, vi b) { return FL_I(_mm256_add_epi32(a.a, b.a), _mm256_add_epi32(a.b, b.b)); }
+static inline vi vi_or(vi a, vi b) { return FL_I(_mm256_or_si256(a.a, b.a), _mm256_or_si256(a.b, b.b)); }
 static inline vi vi_shift_left(vi v, int n) { return FL_I(_mm256_slli_epi32(v.a, n), _mm256_slli_epi32(v.b, n)); }
 static inline vi vi_shift_right(vi v, int n) { return FL_I(_mm256_srli_epi32(v.a, n), _mm256_srli_epi32(v.b, n)); }
 static inline vf vf_table(const float *p) { return FL_F(_mm256_loadu_ps(p), _mm256_loadu_ps(p)); }
@@ -477,6 +479,7 @@ static inline vf vf_clamp_unless_zero(vf s, vf floor, vf a) {
     return vf_if_equal(s, vf_set(0), floor, vf_max(floor, a));
 }
 static inline vi vi_add(vi a, vi b) { FL_LANEWISE(vi, 16, a.x[i] + b.x[i]); }
+static inline vi vi_or(vi a, vi b) { FL_LANEWISE(vi, 16, a.x[i] | b.x[i]); }
 static inline vi vi_shift_left(vi a, int n) { FL_LANEWISE(vi, 16, a.x[i] << n); }
 static inline vi vi_shift_right(vi a, int n) { FL_LANEWISE(vi, 16, a.x[i] >> n); }
 static inline vf vf_table(const float *p) { FL_LANEWISE(vf, 16, p[i & 7]); }

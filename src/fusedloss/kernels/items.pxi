@@ -818,29 +818,41 @@ cdef inline vf scaled_differences(vd low, vd high, vd factor) noexcept nogil:
     return vf_narrow(vd_mul(low, factor), vd_mul(high, factor))
 
 
+cdef inline void squared_errors_at(const float* x, const float* t, vw factors, float* grad, vw* sum_0,
+                                   vw* sum_1) noexcept nogil:
+    """16 items of squared_errors."""
+    cdef vw low = vw_sub(vw_load(x), vw_load(t))
+    cdef vw high = vw_sub(vw_load(x + 8), vw_load(t + 8))
+    sum_0[0] = vw_fma(low, low, sum_0[0])
+    sum_1[0] = vw_fma(high, high, sum_1[0])
+    if grad != NULL:
+        # The product with the factor is rounded to float64 and to float32.
+        vw_store(grad, vw_mul(low, factors))
+        vw_store(grad + 8, vw_mul(high, factors))
+
+
 cdef double squared_errors(const float* x, const float* t, Py_ssize_t n, double factor, float* grad) noexcept nogil:
     """Sum of (x - t)^2 over n <= CHUNK items, and OUT grad = factor (x - t), which may be NULL, or x. In float64:
     differences are exact."""
-    cdef vd sum_0 = vd_set(0.0), sum_1 = vd_set(0.0)
-    cdef vd low, high
-    cdef vd factors = vd_set(factor)
-    cdef vf a, b
-    cdef Py_ssize_t full = n - n % LANES
-    cdef Py_ssize_t i = 0
-    while i < n:
-        # Beyond the end 0 - 0 adds nothing.
-        a = vf_load(x + i) if i < full else vf_load_part(x + i, n - i, 0.0)
-        b = vf_load(t + i) if i < full else vf_load_part(t + i, n - i, 0.0)
+    cdef vw sum_0 = vw_set(0.0), sum_1 = vw_set(0.0)
+    cdef vw factors = vw_set(factor)
+    cdef float ends[32]
+    cdef float gradients[16]
+    cdef Py_ssize_t rest = n % LANES
+    cdef Py_ssize_t i, k
+    for k in range(n // LANES):
+        i = k * LANES
         fl_prefetch(x + i + CHUNK)
         fl_prefetch(t + i + CHUNK)
-        low = vd_sub(vd_low(a), vd_low(b))
-        high = vd_sub(vd_high(a), vd_high(b))
-        sum_0 = vd_fma(low, low, sum_0)
-        sum_1 = vd_fma(high, high, sum_1)
+        squared_errors_at(x + i, t + i, factors, grad + i if grad != NULL else NULL, &sum_0, &sum_1)
+    if rest:
+        # Beyond the end 0 - 0 adds nothing.
+        vf_store(ends, vf_load_part(x + n - rest, rest, 0.0))
+        vf_store(ends + 16, vf_load_part(t + n - rest, rest, 0.0))
+        squared_errors_at(ends, ends + 16, factors, gradients if grad != NULL else NULL, &sum_0, &sum_1)
         if grad != NULL:
-            write_vector(grad + i, scaled_differences(low, high, factors), n - i, False)
-        i += LANES
-    return fold_vectors(sum_0, sum_1)
+            vf_store_part(grad + n - rest, vf_load(gradients), rest)
+    return fold_vectors(vw_whole(sum_0), vw_whole(sum_1))
 
 
 cdef inline void difference_at(const real* x, const real* t, Py_ssize_t m, Factor factor, real* out,
@@ -849,7 +861,14 @@ cdef inline void difference_at(const real* x, const real* t, Py_ssize_t m, Facto
     cdef vf a, b
     cdef vd c, d
     cdef vd high = vd_set(factor.high)
+    cdef vw first, second
     if real is float:
+        if m >= LANES and not stream:
+            first = vw_sub(vw_load(x), vw_load(t))
+            second = vw_sub(vw_load(x + 8), vw_load(t + 8))
+            vw_store(out, vw_mul(first, vw_set(factor.high)))
+            vw_store(out + 8, vw_mul(second, vw_set(factor.high)))
+            return
         a = vf_load(x) if m >= LANES else vf_load_part(x, m, 0.0)
         b = vf_load(t) if m >= LANES else vf_load_part(t, m, 0.0)
         c = vd_sub(vd_low(a), vd_low(b))

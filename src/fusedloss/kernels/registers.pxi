@@ -70,6 +70,15 @@ cdef extern from "vectors.h":
     vdt vd_table(const double* p) noexcept nogil
     vd vd_look_up(vdt table, vd index) noexcept nogil
     vf vf_narrow(vd a, vd b) noexcept nogil
+    ctypedef struct vw:
+        pass
+    vw vw_set(double a) noexcept nogil
+    vw vw_load(const float* p) noexcept nogil         # 8 floats, as doubles
+    void vw_store(float* p, vw a) noexcept nogil      # as floats
+    vw vw_sub(vw a, vw b) noexcept nogil
+    vw vw_mul(vw a, vw b) noexcept nogil
+    vw vw_fma(vw a, vw b, vw c) noexcept nogil
+    vd vw_whole(vw a) noexcept nogil
     void fl_prefetch(const void* p) noexcept nogil
     int FL_CONVERTS
     vf vf_from_halves(const uint16_t* p) noexcept nogil

@@ -184,6 +184,23 @@ static inline vd vd_add_bits(vd a, vd b) {
 static inline vdt vd_table(const double *p) { return _mm512_loadu_pd(p); }
 static inline vd vd_look_up(vdt table, vd index) { return _mm512_permutexvar_pd(_mm512_castpd_si512(index), table); }
 
+/* Eight doubles made of floats in memory. Zen 4 converts to 256 bits in half the time, so these are two registers. */
+typedef struct { __m256d a, b; } vw;
+static inline vw vw_set(double a) { return (vw){_mm256_set1_pd(a), _mm256_set1_pd(a)}; }
+static inline vw vw_load(const float *p) {
+    return (vw){_mm256_cvtps_pd(_mm_loadu_ps(p)), _mm256_cvtps_pd(_mm_loadu_ps(p + 4))};
+}
+static inline void vw_store(float *p, vw a) {
+    _mm_storeu_ps(p, _mm256_cvtpd_ps(a.a));
+    _mm_storeu_ps(p + 4, _mm256_cvtpd_ps(a.b));
+}
+static inline vw vw_sub(vw a, vw b) { return (vw){_mm256_sub_pd(a.a, b.a), _mm256_sub_pd(a.b, b.b)}; }
+static inline vw vw_mul(vw a, vw b) { return (vw){_mm256_mul_pd(a.a, b.a), _mm256_mul_pd(a.b, b.b)}; }
+static inline vw vw_fma(vw a, vw b, vw c) {
+    return (vw){_mm256_fmadd_pd(a.a, b.a, c.a), _mm256_fmadd_pd(a.b, b.b, c.b)};
+}
+static inline vd vw_whole(vw a) { return _mm512_insertf64x4(_mm512_castpd256_pd512(a.a), a.b, 1); }
+
 /* MSVC names neither FMA nor F16C; with AVX2 it uses both. */
 #elif defined(__AVX2__) && (defined(_MSC_VER) || (defined(__FMA__) && defined(__F16C__)))
 #include <immintrin.h>
@@ -423,6 +440,19 @@ static inline __m256d fl_look_up(vdt t, __m256i index) {
 static inline vd vd_look_up(vdt t, vd index) {
     return FL_D(fl_look_up(t, _mm256_castpd_si256(index.a)), fl_look_up(t, _mm256_castpd_si256(index.b)));
 }
+typedef vd vw;
+static inline vw vw_set(double a) { return vd_set(a); }
+static inline vw vw_load(const float *p) {
+    return FL_D(_mm256_cvtps_pd(_mm_loadu_ps(p)), _mm256_cvtps_pd(_mm_loadu_ps(p + 4)));
+}
+static inline void vw_store(float *p, vw a) {
+    _mm_storeu_ps(p, _mm256_cvtpd_ps(a.a));
+    _mm_storeu_ps(p + 4, _mm256_cvtpd_ps(a.b));
+}
+static inline vw vw_sub(vw a, vw b) { return vd_sub(a, b); }
+static inline vw vw_mul(vw a, vw b) { return vd_mul(a, b); }
+static inline vw vw_fma(vw a, vw b, vw c) { return vd_fma(a, b, c); }
+static inline vd vw_whole(vw a) { return a; }
 #undef FL_F
 #undef FL_I
 #undef FL_D
@@ -536,6 +566,14 @@ static inline vd vd_add_bits(vd a, vd b) { return fl_of_bits(fl_add_bits(fl_bits
 static inline vdt vd_table(const double *p) { return vd_load(p); }
 static inline vd fl_look_up(vdt table, fl_vl index) { FL_LANEWISE(vd, 8, table.x[index.x[i] & 7]); }
 static inline vd vd_look_up(vdt table, vd index) { return fl_look_up(table, fl_bits(index)); }
+typedef vd vw;
+static inline vw vw_set(double a) { return vd_set(a); }
+static inline vw vw_load(const float *p) { FL_LANEWISE(vw, 8, (double)p[i]); }
+static inline void vw_store(float *p, vw a) { for (int i = 0; i < 8; i++) p[i] = (float)a.x[i]; }
+static inline vw vw_sub(vw a, vw b) { return vd_sub(a, b); }
+static inline vw vw_mul(vw a, vw b) { return vd_mul(a, b); }
+static inline vw vw_fma(vw a, vw b, vw c) { return vd_fma(a, b, c); }
+static inline vd vw_whole(vw a) { return a; }
 #undef FL_LANEWISE
 
 #endif

@@ -3,9 +3,9 @@
 # A chunk is read at most twice: once for e^-|x|, which lies in the first-level cache afterwards, and once for what is
 # made of it. Sums of logarithms are logarithms of products; what is written goes straight to its array.
 
-# float32 exponentials of less than this are made 2^64 times as large first: they may be subnormal.
+# float32 exponentials of less than this are made 2^64 times as large first: they, or a share of them, may be subnormal.
 cdef enum:
-    PLAIN_FLOOR = -87
+    PLAIN_FLOOR = -80
 
 # log(1 + e) = log_sums[j] + log(log_factors[j] (1 + e)), where j is rint(FL_LOGTF_STEPS e), or nearly.
 cdef float log_factors[8]
@@ -78,47 +78,59 @@ cdef struct Logarithms:
     # log(1 + e^-|x|) of a chunk, all but the last steps: for each vector its power and rest, which lie side by side,
     # since stores 4096 bytes apart hinder each other. The first vector may be one of fewer items.
     vf parts[132]
-    vf tiny[66]           # e^-|x| itself, if one of them is below e^PLAIN_FLOOR
-    bint any_tiny
+    bint scaled           # the parts are 2^64 times as large
+    bint infinite         # some x are
     vf factors
     vf sums
 
 
-cdef void begin_logarithms(const float* x, Py_ssize_t head, Py_ssize_t n, Logarithms* s) noexcept nogil:
-    """The first vector has head items, if that is not 0, the others 16 each, of n <= CHUNK items."""
-    cdef Exponents k = plain_exponents()
+cdef inline vf write_parts(const float* x, Py_ssize_t head, Py_ssize_t n, const Exponents* k, vf* parts) noexcept nogil:
+    """OUT parts of n <= CHUNK items; the smallest -|x|, or 0, in each lane."""
     cdef vf least = vf_set(0.0)
     cdef Py_ssize_t i = head
-    cdef vf* parts = s.parts
-    cdef vf* tiny = s.tiny
     if head:
-        exp_in_parts(load_first(x, head), &k, parts, &least)
+        exp_in_parts(load_first(x, head), k, parts, &least)
         parts += 2
     while n - i >= LANES:
         fl_prefetch(x + i + CHUNK)
-        exp_in_parts(vf_load(x + i), &k, parts, &least)
+        exp_in_parts(vf_load(x + i), k, parts, &least)
         parts += 2
         i += LANES
     if i < n:
-        exp_in_parts(load_first(x + i, n - i), &k, parts, &least)
+        exp_in_parts(load_first(x + i, n - i), k, parts, &least)
+    return least
+
+
+cdef void begin_logarithms(const float* x, Py_ssize_t head, Py_ssize_t n, Logarithms* s, bint* wide) noexcept nogil:
+    """The first vector has head items, if that is not 0, the others 16 each, of n <= CHUNK items. wide: as in
+    exp_of_minus_size."""
+    cdef Exponents k
+    cdef vf least
+    if not wide[0]:
+        k = plain_exponents()
+        least = write_parts(x, head, n, &k, s.parts)
+        wide[0] = goes_below_floor(least)
+    s.scaled = wide[0]
+    if s.scaled:
+        k = exponents_of(-64.0)
+        least = write_parts(x, head, n, &k, s.parts)
+        wide[0] = goes_below_floor(least)
+    s.infinite = vf_largest(vf_neg(least)) == INFINITY
     s.factors = vf_table(log_factors)
     s.sums = vf_table(log_sums)
-    s.any_tiny = goes_below_floor(least)
-    if s.any_tiny:
-        k = exponents_of(-64.0)
-        i = 0
-        while i < n:
-            tiny[0] = exp_below_zero(vf_neg_abs(load_first(x + i, n - i)), &k)
-            tiny += 1
-            i += head if i < head else LANES
 
 
-cdef inline vf logarithm_at(const Logarithms* s, Py_ssize_t k, vf x) noexcept nogil:
-    """log(1 + e^-|x|) of the k-th vector, which is given again."""
-    cdef vf y = log1p_of_parts(s.parts[2 * k], s.parts[2 * k + 1], s.factors, s.sums)
-    if s.any_tiny:
-        y = vf_if_less(vf_neg_abs(x), vf_set(PLAIN_FLOOR), s.tiny[k], y)
-    return y
+cdef inline vf logarithm_at(const Logarithms* s, Py_ssize_t k, vf x, bint scaled) noexcept nogil:
+    """log(1 + e^-|x|) of the k-th vector, which is given again; `scaled` is that of s."""
+    cdef vf power = s.parts[2 * k]
+    cdef vf rest = s.parts[2 * k + 1]
+    cdef vf down = vf_set(<float>5.421010862427522e-20)
+    cdef vf y
+    if not scaled:
+        return log1p_of_parts(power, rest, s.factors, s.sums)
+    # Below the floor the logarithm is e itself.
+    y = log1p_of_parts(vf_mul(power, down), vf_mul(rest, down), s.factors, s.sums)
+    return vf_if_less(vf_neg_abs(x), vf_set(PLAIN_FLOOR), vf_mul(vf_add(power, rest), down), y)
 
 
 cdef inline vector divide_vector(vector numerator, vector e) noexcept nogil:
@@ -142,9 +154,10 @@ cdef inline vf exp_below_zero(vf v, const Exponents* scaled) noexcept nogil:
                   vf_set(<float>5.421010862427522e-20))
 
 
-cdef void exp_of_minus_size(const real* x, Py_ssize_t n, real* e) noexcept nogil:
+cdef void exp_of_minus_size(const real* x, Py_ssize_t n, real* e, bint* wide) noexcept nogil:
     """OUT e^-|x| of n items: room for whole vectors, which are 0 beyond the end. What lies CHUNK further on is
-    fetched meanwhile; targets are fetched by the loops after it, so that requests to memory are spread."""
+    fetched meanwhile; targets are fetched by the loops after it, so that requests to memory are spread.
+    wide: some e are below e^PLAIN_FLOOR; as a guess, which saves time where it is right, and OUT as it is."""
     cdef Exponents plain, scaled
     cdef DoubleExp doubles
     cdef vd a, b
@@ -154,15 +167,22 @@ cdef void exp_of_minus_size(const real* x, Py_ssize_t n, real* e) noexcept nogil
         plain = plain_exponents()
         scaled = exponents_of(-64.0)
         least = vf_set(0.0)
-        for k in range(n // LANES):
-            i = k * LANES
-            v = vf_neg_abs(vf_load(x + i))
-            fl_prefetch(x + i + CHUNK)
-            least = vf_min(v, least)      # nan is passed over
-            vf_store(e + i, exp_vector(v, plain.magic, plain.floor, plain.offsets, plain.errors))
-        if goes_below_floor(least):
+        if not wide[0]:
             for k in range(n // LANES):
-                vf_store(e + k * LANES, exp_below_zero(vf_neg_abs(vf_load(x + k * LANES)), &scaled))
+                i = k * LANES
+                v = vf_neg_abs(vf_load(x + i))
+                fl_prefetch(x + i + CHUNK)
+                least = vf_min(v, least)      # nan is passed over
+                vf_store(e + i, exp_vector(v, plain.magic, plain.floor, plain.offsets, plain.errors))
+            wide[0] = goes_below_floor(least)
+        if wide[0]:
+            for k in range(n // LANES):
+                i = k * LANES
+                v = vf_neg_abs(vf_load(x + i))
+                fl_prefetch(x + i + CHUNK)
+                least = vf_min(v, least)
+                vf_store(e + i, exp_below_zero(v, &scaled))
+            wide[0] = goes_below_floor(least)
         if n % LANES:
             i = n - n % LANES
             vf_store(e + i, exp_below_zero(vf_neg_abs(vf_load_part(x + i, n - i, INFINITY)), &scaled))
@@ -265,13 +285,13 @@ cdef inline void sigmoid_at(const real* x, const real* e, Py_ssize_t m, real* ou
         write_vector(out, divide_vector(vd_if_negative(c, d, vd_set(1.0)), d), m, stream)
 
 
-cdef void sigmoids(const real* x, Py_ssize_t n, real* out, bint stream) noexcept nogil:
+cdef void sigmoids(const real* x, Py_ssize_t n, real* out, bint stream, bint* wide) noexcept nogil:
     """OUT sigmoid of n <= CHUNK items; past the caches if `stream`. out may be x."""
     cdef vf lines[128]        # CHUNK numbers, which begin where a line does
     cdef real* e = <real*>lines
     cdef Py_ssize_t width = 64 // <Py_ssize_t>sizeof(real)
     cdef Py_ssize_t i = min(n, until_line(out, sizeof(real))) if stream else 0
-    exp_of_minus_size(x, n, e)
+    exp_of_minus_size(x, n, e, wide)
     if i:
         sigmoid_at(x, e, i, out, False)
     while n - i >= width:
@@ -284,7 +304,7 @@ cdef void sigmoids(const real* x, Py_ssize_t n, real* out, bint stream) noexcept
 cdef inline void softplus_at(bint log_sigmoid, vf x, const Logarithms* s, Py_ssize_t k, Py_ssize_t m, float* out,
                              bint stream) noexcept nogil:
     """max(x, 0) + log1p(e) of the k-th vector, or the first m items of it; log_sigmoid(x) = -softplus(-x)."""
-    cdef vf y = logarithm_at(s, k, x)
+    cdef vf y = logarithm_at(s, k, x, s.scaled)
     if log_sigmoid:
         y = vf_sub(vf_min(x, vf_set(<float>-0.0)), y)
     else:
@@ -292,13 +312,14 @@ cdef inline void softplus_at(bint log_sigmoid, vf x, const Logarithms* s, Py_ssi
     write_vector(out, y, m, stream)
 
 
-cdef void softpluses(bint log_sigmoid, const float* x, Py_ssize_t n, float* out, bint stream) noexcept nogil:
+cdef void softpluses(bint log_sigmoid, const float* x, Py_ssize_t n, float* out, bint stream,
+                     bint* wide) noexcept nogil:
     """OUT softplus, or log_sigmoid, of n <= CHUNK items; past the caches if `stream`. out may be x."""
     cdef Logarithms s
     # Whole lines are written: 6 % less time, also where they stay in the caches.
     cdef Py_ssize_t i = min(n, until_line(out, sizeof(float)))
     cdef Py_ssize_t k = 0
-    begin_logarithms(x, i, n, &s)
+    begin_logarithms(x, i, n, &s, wide)
     if i:
         softplus_at(log_sigmoid, load_first(x, i), &s, 0, i, out, False)
         k = 1
@@ -425,32 +446,39 @@ cdef double add_binary_losses(const float* x, const float* t, const float* e, Py
     return total
 
 
-cdef inline void binary_value_at(vf x, vf t, const Logarithms* s, Py_ssize_t k, Py_ssize_t m, float* out,
-                                 bint stream) noexcept nogil:
+cdef inline void binary_value_at(vf x, vf t, const Logarithms* s, Py_ssize_t k, bint scaled, Py_ssize_t m,
+                                 float* out, bint stream) noexcept nogil:
     """The losses of the k-th vector, or of the first m items of it."""
     cdef vf wrong = minus_wrong(x, t, False)
-    if s.any_tiny:
+    if scaled and s.infinite:
         # Infinities need masks; the others keep their bits.
         wrong = vf_if_equal(vf_neg_abs(x), vf_set(-INFINITY), minus_wrong(x, t, True), wrong)
-    write_vector(out, vf_sub(logarithm_at(s, k, x), wrong), m, stream)
+    write_vector(out, vf_sub(logarithm_at(s, k, x, scaled), wrong), m, stream)
 
 
-cdef void binary_values(const float* x, const float* t, Py_ssize_t n, float* out, bint stream) noexcept nogil:
+cdef void binary_values(const float* x, const float* t, Py_ssize_t n, float* out, bint stream,
+                        bint* wide) noexcept nogil:
     """OUT the losses of n <= CHUNK items; past the caches if `stream`. out may be x or t."""
     cdef Logarithms s
     cdef Py_ssize_t i = min(n, until_line(out, sizeof(float)))
     cdef Py_ssize_t k = 0
-    begin_logarithms(x, i, n, &s)
+    begin_logarithms(x, i, n, &s, wide)
     if i:
-        binary_value_at(load_first(x, i), load_first(t, i), &s, 0, i, out, False)
+        binary_value_at(load_first(x, i), load_first(t, i), &s, 0, s.scaled, i, out, False)
         k = 1
+    if not s.scaled:
+        # The usual loop, without what x86-64-v3 has no registers for.
+        while n - i >= LANES:
+            fl_prefetch(t + i + CHUNK)
+            binary_value_at(vf_load(x + i), vf_load(t + i), &s, k, False, LANES, out + i, stream)
+            k += 1
+            i += LANES
     while n - i >= LANES:
-        fl_prefetch(t + i + CHUNK)
-        binary_value_at(vf_load(x + i), vf_load(t + i), &s, k, LANES, out + i, stream)
+        binary_value_at(vf_load(x + i), vf_load(t + i), &s, k, True, LANES, out + i, stream)
         k += 1
         i += LANES
     if i < n:
-        binary_value_at(load_first(x + i, n - i), load_first(t + i, n - i), &s, k, n - i, out + i, False)
+        binary_value_at(load_first(x + i, n - i), load_first(t + i, n - i), &s, k, s.scaled, n - i, out + i, False)
 
 
 cdef inline void binary_values_double(const double* x, const double* t, const double* e, Py_ssize_t n,

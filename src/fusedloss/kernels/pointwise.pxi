@@ -89,7 +89,7 @@ cdef inline bint beyond_one(const Operand* a, Py_ssize_t first, Py_ssize_t n) no
 
 
 cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, Sum* total,
-                                       LogProducts* products, char* bad, real tag) noexcept nogil:
+                                       LogProducts* products, char* bad, bint* wide, real tag) noexcept nogil:
     """a softplus(x) + b softplus(-x) with a = w (1 - t), b = w pos_weight t; e = exp(-|x|):
     value     a max(x, 0) + b max(-x, 0) + (a + b) log1p(e), zero factors masked
     gradient  (a - b e) / (1 + e) for x >= 0, (a e - b) / (1 + e) below: no cancellation for t in {0, 1}
@@ -107,14 +107,14 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
     cdef const real* y = load_operand(&t.target, first, n, buffer)
     cdef Factor f = reciprocal(1.0, t.divisor)
     cdef real high, low, numerator, up, down
-    cdef double wide
+    cdef double square
     cdef bint moderate
     cdef Py_ssize_t i
     if BOOL < t.target.code < F16 and beyond_one(&t.target, first, n):
         bad[0] = 1
     if t.weight.data == NULL and t.pos_weight.data == NULL and isfinite(f.high):
         if real is double or t.sums != NULL or t.grad != NULL:
-            exp_of_minus_size(x, n, e)
+            exp_of_minus_size(x, n, e, wide)
         if t.sums != NULL:
             if real is float:
                 add(total, add_binary_losses(x, y, e, n, products, False, &moderate if t.grad != NULL else NULL))
@@ -123,7 +123,7 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
         if t.values != NULL:
             # Items' losses of 16-bit logits are float32.
             if real is float:
-                binary_values(x, y, n, <float*>t.values + first, t.stream)
+                binary_values(x, y, n, <float*>t.values + first, t.stream, wide)
             else:
                 binary_values_double(x, y, e, n, v)
                 store(t.values, F64, first, n, v, t.stream)
@@ -142,7 +142,7 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
         if t.hess != NULL:
             store(t.hess, t.code, first, n, h, t.stream)
         return
-    exp_of_minus_size(x, n, e)
+    exp_of_minus_size(x, n, e, wide)
     for i in range(n):
         a[i] = <real>1.0 - y[i]
         b[i] = y[i]
@@ -171,8 +171,8 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
         if real is float:
             # In float64, which costs less than carrying the rounding errors of two divisions.
             for i in range(n):
-                wide = 1.0 + <double>e[i]
-                h[i] = <float>(<double>(a[i] + b[i]) * e[i] / (wide * wide) * f.high)
+                square = 1.0 + <double>e[i]
+                h[i] = <float>(<double>(a[i] + b[i]) * e[i] / (square * square) * f.high)
         else:
             for i in range(n):
                 h[i] = scaled_division(divide_by_one_plus((a[i] + b[i]) * e[i], e[i]), e[i], f.high, f.low)
@@ -439,7 +439,8 @@ cdef inline void mse_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, S
 
 # ------------------------------------------------------------------------------------------------ functions
 
-cdef inline void function_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, real tag) noexcept nogil:
+cdef inline void function_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, bint* wide,
+                                real tag) noexcept nogil:
     """sigmoid: 1/(1 + e) or e/(1 + e); softplus: max(x, 0) + log1p(e); log_sigmoid(x) = -softplus(-x)."""
     cdef real x_buffer[CHUNK]
     cdef real e[CHUNK]
@@ -452,12 +453,12 @@ cdef inline void function_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t
     if direct:
         out = <real*>t.values + first
     if t.kind == SIGMOID:
-        sigmoids(x, n, out, direct and t.stream)
+        sigmoids(x, n, out, direct and t.stream, wide)
     elif real is float:
-        softpluses(t.kind == LOG_SIGMOID, x, n, out, direct and t.stream)
+        softpluses(t.kind == LOG_SIGMOID, x, n, out, direct and t.stream, wide)
     else:
         direct = False
-        exp_of_minus_size(x, n, e)
+        exp_of_minus_size(x, n, e, wide)
         log1p_of_units(e, n, e)
         if t.kind == SOFTPLUS:
             for i in range(n):
@@ -479,6 +480,7 @@ cdef void pointwise_block(Pointwise* t, Py_ssize_t block, real tag) noexcept nog
     cdef Sum total
     cdef LogProducts products
     cdef Likelihood likelihood
+    cdef bint wide = False        # the chunk before had logits of large size, so that the next may have, too
     cdef bint logits = t.kind == BINARY_CROSS_ENTROPY_WITH_LOGITS
     cdef bint probabilities = t.kind == BINARY_CROSS_ENTROPY
     memset(&total, 0, sizeof(Sum))
@@ -489,13 +491,13 @@ cdef void pointwise_block(Pointwise* t, Py_ssize_t block, real tag) noexcept nog
     while first < last:
         n = min(<Py_ssize_t>CHUNK, last - first)
         if logits:
-            bce_with_logits_chunk(t, first, n, &total, &products, t.bad + block, <real>0)
+            bce_with_logits_chunk(t, first, n, &total, &products, t.bad + block, &wide, <real>0)
         elif t.kind == MSE_LOSS:
             mse_chunk(t, first, n, &total, <real>0)
         elif probabilities:
             bce_chunk(t, first, n, &total, &likelihood, t.bad + block, <real>0)
         else:
-            function_chunk(t, first, n, <real>0)
+            function_chunk(t, first, n, &wide, <real>0)
         first += n
     if t.stream:
         fl_fence()

@@ -84,20 +84,22 @@ cdef struct Logarithms:
     vf sums
 
 
-cdef inline vf write_parts(const float* x, Py_ssize_t head, Py_ssize_t n, const Exponents* k, vf* parts) noexcept nogil:
+cdef inline vf write_parts(const float* x, Py_ssize_t head, Py_ssize_t n, const Exponents* table,
+                           vf* parts) noexcept nogil:
     """OUT parts of n <= CHUNK items; the smallest -|x|, or 0, in each lane."""
+    cdef Exponents k = table[0]      # what is stored could be this, as far as a compiler knows
     cdef vf least = vf_set(0.0)
     cdef Py_ssize_t i = head
     if head:
-        exp_in_parts(load_first(x, head), k, parts, &least)
+        exp_in_parts(load_first(x, head), &k, parts, &least)
         parts += 2
     while n - i >= LANES:
         fl_prefetch(x + i + CHUNK)
-        exp_in_parts(vf_load(x + i), k, parts, &least)
+        exp_in_parts(vf_load(x + i), &k, parts, &least)
         parts += 2
         i += LANES
     if i < n:
-        exp_in_parts(load_first(x + i, n - i), k, parts, &least)
+        exp_in_parts(load_first(x + i, n - i), &k, parts, &least)
     return least
 
 
@@ -301,10 +303,10 @@ cdef void sigmoids(const real* x, Py_ssize_t n, real* out, bint stream, bint* wi
         sigmoid_at(x + i, e + i, n - i, out + i, False)
 
 
-cdef inline void softplus_at(bint log_sigmoid, vf x, const Logarithms* s, Py_ssize_t k, Py_ssize_t m, float* out,
-                             bint stream) noexcept nogil:
+cdef inline void softplus_at(bint log_sigmoid, vf x, const Logarithms* s, Py_ssize_t k, bint scaled, Py_ssize_t m,
+                             float* out, bint stream) noexcept nogil:
     """max(x, 0) + log1p(e) of the k-th vector, or the first m items of it; log_sigmoid(x) = -softplus(-x)."""
-    cdef vf y = logarithm_at(s, k, x, s.scaled)
+    cdef vf y = logarithm_at(s, k, x, scaled)
     if log_sigmoid:
         y = vf_sub(vf_min(x, vf_set(<float>-0.0)), y)
     else:
@@ -321,14 +323,20 @@ cdef void softpluses(bint log_sigmoid, const float* x, Py_ssize_t n, float* out,
     cdef Py_ssize_t k = 0
     begin_logarithms(x, i, n, &s, wide)
     if i:
-        softplus_at(log_sigmoid, load_first(x, i), &s, 0, i, out, False)
+        softplus_at(log_sigmoid, load_first(x, i), &s, 0, s.scaled, i, out, False)
         k = 1
+    if not s.scaled:
+        # The usual loop, without what x86-64-v3 has no registers for.
+        while n - i >= LANES:
+            softplus_at(log_sigmoid, vf_load(x + i), &s, k, False, LANES, out + i, stream)
+            k += 1
+            i += LANES
     while n - i >= LANES:
-        softplus_at(log_sigmoid, vf_load(x + i), &s, k, LANES, out + i, stream)
+        softplus_at(log_sigmoid, vf_load(x + i), &s, k, True, LANES, out + i, stream)
         k += 1
         i += LANES
     if i < n:
-        softplus_at(log_sigmoid, load_first(x + i, n - i), &s, k, n - i, out + i, False)
+        softplus_at(log_sigmoid, load_first(x + i, n - i), &s, k, s.scaled, n - i, out + i, False)
 
 
 cdef inline vf load_first(const float* p, Py_ssize_t n) noexcept nogil:

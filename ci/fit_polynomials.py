@@ -117,12 +117,12 @@ class Fit:
         Remez exchange on a grid: solve for an error of equal size and alternating sign on n + 1
         points, take the point of the largest error found into that set, repeat until nothing is
         larger. The free powers are consecutive, so the free part is u**k times a polynomial. Where
-        u**k is negative its sign is divided out of both sides: without that the theorem of
-        alternating signs does not hold on an interval around 0.
+        u**k or the function is negative its sign is divided out of both sides: without that the
+        theorem of alternating signs does not hold on an interval around 0.
         """
         free = [k for k in self.powers if k not in fixed]
         grid = self.grid(24 * (len(free) + 1))
-        scale = [self.function(u) * (mpmath.sign(u) ** free[0]) for u in grid]
+        scale = [abs(self.function(u)) * (mpmath.sign(u) ** free[0]) for u in grid]
         target = [
             -self.error(fixed, u) * self.function(u) / f for u, f in zip(grid, scale, strict=True)
         ]
@@ -258,6 +258,16 @@ def fits():
             nudges={8: 1, 9: -2},
         ),
         Fit(
+            "FL_LOGTF_C",
+            range(2, 6),
+            mpmath.log1p,
+            lambda u: u,
+            log_interval(),
+            FLOAT32,
+            -26.4,
+            "log(1 + u) = u + u^2 (C2 + ... + C5 u^3) on -0.0604 <= u <= 0.0656, beside the table",
+        ),
+        Fit(
             "FL_EXP_C",
             range(2, 13),
             mpmath.exp,
@@ -340,6 +350,46 @@ def exp_table(prefix, bits):
     return "2^(j/8) = T (1 + E)", bits, values
 
 
+# log(1 + e^x) for x <= 0 with a table: e^x is P e^r with a power P = 2^(-m/8); entry j belongs to
+# the powers with rint(LOG_STEPS P) = j.
+LOG_STEPS = rounded(mpf("7.4"), FLOAT32)
+
+
+def log_ranges():
+    """The smallest and the largest 1 + e^x of each entry; of the first, 1 and the largest."""
+    # As for the fit of exp: r is a sixteenth of ln 2 at most, and what roundings add.
+    low, high = mpf(2) ** mpf("-0.064"), mpf(2) ** mpf("0.064")
+    powers = [mpf(2) ** (mpf(-m) / 8) for m in range(40)]
+    entries = [[p for p in powers if mpmath.nint(LOG_STEPS * p) == j] for j in range(8)]
+    ranges = [(1 + min(e) * low, min(mpf(2), 1 + max(e) * high)) for e in entries]
+    return [(mpf(1), ranges[0][1]), *ranges[1:]]
+
+
+def log_interval():
+    """Range of u with 1 + u = T (1 + e^x)."""
+    ranges = log_ranges()
+    ends = [2 * y / (low + high) - 1 for low, high in ranges[1:] for y in (low, high)]
+    # T is not exactly what makes both ends equal.
+    more = mpf(2) ** -12
+    return min(ends) - more, max(*ends, ranges[0][1] - 1) + more
+
+
+def log_table():
+    """(about, bits, {name: value}): T_j near 1 over the middle of a range, and L_j = -log(T_j).
+
+    Of the numbers near by, that one is taken whose logarithm is nearest to a float32, so that
+    L_j needs no low part (Gal's method). T_0 = 1 leaves small e^x alone.
+    """
+    values = {"FL_LOGTF_STEPS": LOG_STEPS, "FL_LOGTF_T0": mpf(1), "FL_LOGTF_L0": mpf(0)}
+    for j, (low, high) in enumerate(log_ranges()[1:], 1):
+        start = rounded(2 / (low + high), FLOAT32)
+        near = [start + k * spacing(start, FLOAT32) for k in range(-2000, 2001)]
+        best = min(near, key=lambda t: abs(rounded(mpmath.log(t), FLOAT32) / mpmath.log(t) - 1))
+        values[f"FL_LOGTF_T{j}"] = best
+        values[f"FL_LOGTF_L{j}"] = rounded(-mpmath.log(best), FLOAT32)
+    return "log(1 + e) = L_j + log(T_j (1 + e)) with j = rint(STEPS e), or nearly", FLOAT32, values
+
+
 def upwards(exponent):
     """`exponent` rounded up to two decimals; the grid may miss a peak by less than 0.001."""
     return f"{math.ceil((exponent + 0.001) * 100) / 100:.2f}"
@@ -361,7 +411,7 @@ def solved(fit):
 
 def file_text():
     """The whole file."""
-    tables = [exp_table("FL_EXPTF", FLOAT32), exp_table("FL_EXPT", FLOAT64)]
+    tables = [exp_table("FL_EXPTF", FLOAT32), exp_table("FL_EXPT", FLOAT64), log_table()]
     groups = [*constants(), *tables, *map(solved, fits())]
     macros, declarations = [], []
     for about, bits, values in groups:
@@ -464,7 +514,12 @@ class Recipes:
         return fma(fma(q, r, one), r, one) * scale
 
     def exptf(self, x):
-        """float32 exp with the table: x = (n + j/8) ln 2 + r, 2^n T_j (1 + E_j) e^r, degree 4."""
+        """float32 exp with the table, rounded."""
+        power, t = self.exptf_parts(x)
+        return self.fma32(power, t, power)
+
+    def exptf_parts(self, x):
+        """x = (n + j/8) ln 2 + r, 2^n T_j (1 + E_j) e^r = power (1 + t), degree 4."""
         np, fma, v = self.numpy, self.fma32, self.values
         z, r = self.reduce(fma, x, np.float32(1.5 * 2**20 + 127), "F")
         bits = z.view(np.int32)
@@ -474,8 +529,19 @@ class Recipes:
         # Exponent and j together are shifted up; what j adds to the significand is taken off.
         offsets = powers.view(np.int32) - (127 << 23) - (np.arange(8, dtype=np.int32) << 20)
         power = ((bits << 20) + offsets[j]).view(np.float32)
-        t = fma(self.horner(fma, "FL_EXPTF_C", range(1, 5), r), r, errors[j])
-        return fma(power, t, power)
+        return power, fma(self.horner(fma, "FL_EXPTF_C", range(1, 5), r), r, errors[j])
+
+    def log1pexpf(self, x):
+        """float32 log(1 + e^x) for x <= 0 with both tables, without rounding e^x."""
+        np, fma, v = self.numpy, self.fma32, self.values
+        power, t = self.exptf_parts(x)
+        j = np.rint(v["FL_LOGTF_STEPS"] * power).astype(np.int32)
+        factor = np.array([v[f"FL_LOGTF_T{i}"] for i in range(8)])[j]
+        start = fma(power, factor, factor - np.float32(1))
+        more = power * t * factor
+        u = start + more
+        rest = fma(u * u, self.horner(fma, "FL_LOGTF_C", range(2, 6), u), more)
+        return np.array([v[f"FL_LOGTF_L{i}"] for i in range(8)])[j] + (start + rest)
 
     def log1pf(self, e):
         """float32 log1p on [0, 1], degree 10."""
@@ -525,6 +591,11 @@ class Recipes:
         """float64 log1p for u >= 0: log of the rounded sum, corrected by its rounding error."""
         y = 1.0 + u
         return self.log(y, u - (y - 1.0))
+
+
+def log1pexp(x):
+    """log(1 + e^x), with mpmath."""
+    return mpmath.log1p(mpmath.exp(x))
 
 
 def is_float32(name):
@@ -581,6 +652,8 @@ def measure(points, exhaustive):
 
     def true_values(function, x):
         """Values of more precision than `x`; None if NumPy has no such type here."""
+        if function is log1pexp:
+            return np.log1p(np.exp(x.astype(np.float64)))
         name = next(name for name in ("exp", "log", "log1p") if getattr(mpmath, name) is function)
         if x.dtype == np.float32:
             return getattr(np, name)(x.astype(np.float64))
@@ -589,11 +662,13 @@ def measure(points, exhaustive):
         return None
 
     every = "all" if exhaustive else "sampled"
+    negative = blocks32(2**-9, 87, -1)
     cases = [
         (f"expf, {every} 2^-6 <= x <= 87", recipes.expf, mpmath.exp, blocks32(2.0**-6, 87, 1)),
         (f"expf, {every} -87 <= x <= -2^-6", recipes.expf, mpmath.exp, blocks32(2.0**-6, 87, -1)),
         (f"exptf, {every} 2^-6 <= x <= 87", recipes.exptf, mpmath.exp, blocks32(2.0**-6, 87, 1)),
         (f"exptf, {every} -87 <= x <= -2^-6", recipes.exptf, mpmath.exp, blocks32(2.0**-6, 87, -1)),
+        (f"log1pexpf, {every} -87 <= x <= -2^-9", recipes.log1pexpf, log1pexp, negative),
         (f"log1pf, {every} 2^-13 <= x <= 1", recipes.log1pf, mpmath.log1p, blocks32(2**-13, 1, 1)),
         ("exp, random -700 <= x <= 700", recipes.exp, mpmath.exp, blocks64(-700, 700)),
         ("exp, random -1 <= x <= 1", recipes.exp, mpmath.exp, blocks64(-1, 1)),

@@ -917,6 +917,24 @@ def test_losses_near_the_largest_float32_add_up(size, backend):
     assert fl.binary_cross_entropy_with_logits(-x, 1 - target) == pytest.approx(total / size)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("share", [1, 0.6, 0.3])
+def test_gradients_of_targets_near_the_largest_number(share, dtype, backend):
+    """The gradient is sigmoid(x) - target: nothing before it may overflow."""
+    if dtype == "float64" and backend != "cython":
+        pytest.skip("only the compiled kernels have room for it in float64")
+    x = np.array([0, -0.0, 0.1, -0.1, 5, -5, 90, -90, 800, -800], dtype)
+    largest = share * np.finfo(dtype).max
+    for target in (np.full_like(x, largest), np.full_like(x, -largest)):
+        for reduction, count in (("none", 1), ("mean", x.size)):
+            loss = fl.binary_cross_entropy_with_logits
+            grad, hess = loss.grad_and_hess(x, target, reduction=reduction)
+            np.testing.assert_allclose(grad, -target / count, rtol=4 * np.finfo(dtype).eps)
+            _, again = loss.value_and_grad(x, target, reduction=reduction)
+            np.testing.assert_array_equal(grad, again)
+            assert np.isfinite(hess).all()
+
+
 def test_many_logits_of_0_with_an_infinite_one_among_each_thousand(backend):
     """The largest factors there are, in blocks that have to mask."""
     x = np.zeros(40_000, "float32")

@@ -176,6 +176,37 @@ def test_a_long_row_does_not_depend_on_its_batch(dtype, compiled):
             assert same_bits(got, (whole[0][part], whole[1][part])), (part, more)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_an_item_does_not_depend_on_the_others(dtype, compiled):
+    """On soft targets among labels, on targets and logits that are treated with more care."""
+    rng = np.random.default_rng(7)
+    x = rng.normal(0, 4, 3000).astype(dtype)
+    soft = rng.uniform(0, 1, x.size).astype(dtype)
+    labels = (soft > 0.5).astype(dtype)
+    p = fl.sigmoid(x)
+    logits, probabilities = fl.binary_cross_entropy_with_logits, fl.binary_cross_entropy
+    odd = np.arange(x.size) % 100 == 5
+
+    def items(loss, x, target):
+        value, grad = loss.value_and_grad(x, target, reduction="none")
+        sums = (loss.value_and_grad(x, target)[1], *loss.grad_and_hess(x, target))
+        return loss(x, target, reduction="none"), value, grad, *sums
+
+    def unchanged(was, are):
+        for old, new in zip(was, are, strict=True):
+            assert same_bits(old[~odd], new[~odd])
+
+    unchanged(items(probabilities, p, labels), items(probabilities, p, np.where(odd, soft, labels)))
+    unchanged(items(logits, x, labels), items(logits, x, np.where(odd, soft, labels)))
+    huge = np.finfo(dtype).max / 2
+    unchanged(items(logits, x, soft), items(logits, x, np.where(odd, huge, soft).astype(dtype)))
+    for other in (-90, 100, 800, -np.inf, np.inf):
+        y = np.where(odd, other, x).astype(dtype)
+        unchanged(items(logits, x, soft), items(logits, y, soft))
+        for function in (fl.sigmoid, fl.softplus, fl.log_sigmoid):
+            unchanged([function(x)], [function(y)])
+
+
 def repeated(array, times):
     return np.tile(array, (times,) + (1,) * (array.ndim - 1))
 

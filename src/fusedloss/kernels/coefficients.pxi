@@ -51,6 +51,24 @@ cdef extern from *:
     #define FL_EXPT_E6 (0x1.c1a7792cb3387p-55)
     #define FL_EXPT_T7 (0x1.d5818dcfba487p+0)
     #define FL_EXPT_E7 (0x1.4a385a63d07a7p-56)
+    /* log(1 + e) = L_j + log(T_j (1 + e)) with j = rint(STEPS e), or nearly */
+    #define FL_LOGTF_STEPS (0x1.d9999ap+2f)
+    #define FL_LOGTF_T0 (0x1p+0f)
+    #define FL_LOGTF_L0 (0x0p+0f)
+    #define FL_LOGTF_T1 (0x1.c3cdfap-1f)
+    #define FL_LOGTF_L1 (0x1.00273ep-3f)
+    #define FL_LOGTF_T2 (0x1.932238p-1f)
+    #define FL_LOGTF_L2 (0x1.e9966cp-3f)
+    #define FL_LOGTF_T3 (0x1.6b7b38p-1f)
+    #define FL_LOGTF_L3 (0x1.5ed1acp-2f)
+    #define FL_LOGTF_T4 (0x1.4a4f8ep-1f)
+    #define FL_LOGTF_L4 (0x1.c0cf48p-2f)
+    #define FL_LOGTF_T5 (0x1.30cbeap-1f)
+    #define FL_LOGTF_L5 (0x1.099072p-1f)
+    #define FL_LOGTF_T6 (0x1.1b2feep-1f)
+    #define FL_LOGTF_L6 (0x1.2f36fcp-1f)
+    #define FL_LOGTF_T7 (0x1.082812p-1f)
+    #define FL_LOGTF_L7 (0x1.52d532p-1f)
     /* exp(r) = 1 + r + C2 r^2 + ... + C6 r^6 on |r| <= 0.5014 ln 2
        relative error <= 2^-28.21 (2^-28.25 with unrounded coefficients) */
     #define FL_EXPF_C2 (0x1.fffffcp-2f)
@@ -75,6 +93,12 @@ cdef extern from *:
     #define FL_LOG1PF_C8 (-0x1.d6bcdcp-5f)
     #define FL_LOG1PF_C9 (0x1.492aep-6f)
     #define FL_LOG1PF_C10 (-0x1.af78bp-9f)
+    /* log(1 + u) = u + u^2 (C2 + ... + C5 u^3) on -0.0604 <= u <= 0.0656, beside the table
+       relative error <= 2^-26.43 (2^-26.45 with unrounded coefficients) */
+    #define FL_LOGTF_C2 (-0x1.ffffcep-2f)
+    #define FL_LOGTF_C3 (0x1.555662p-2f)
+    #define FL_LOGTF_C4 (-0x1.00d148p-2f)
+    #define FL_LOGTF_C5 (0x1.9732d6p-3f)
     /* exp(r) = 1 + r + C2 r^2 + ... + C12 r^12 on |r| <= 0.5001 ln 2
        relative error <= 2^-63.80 (2^-64.02 with unrounded coefficients) */
     #define FL_EXP_C2 (0x1p-1)
@@ -150,6 +174,23 @@ cdef extern from *:
     const double FL_EXPT_E6
     const double FL_EXPT_T7
     const double FL_EXPT_E7
+    const float FL_LOGTF_STEPS
+    const float FL_LOGTF_T0
+    const float FL_LOGTF_L0
+    const float FL_LOGTF_T1
+    const float FL_LOGTF_L1
+    const float FL_LOGTF_T2
+    const float FL_LOGTF_L2
+    const float FL_LOGTF_T3
+    const float FL_LOGTF_L3
+    const float FL_LOGTF_T4
+    const float FL_LOGTF_L4
+    const float FL_LOGTF_T5
+    const float FL_LOGTF_L5
+    const float FL_LOGTF_T6
+    const float FL_LOGTF_L6
+    const float FL_LOGTF_T7
+    const float FL_LOGTF_L7
     const float FL_EXPF_C2
     const float FL_EXPF_C3
     const float FL_EXPF_C4
@@ -168,6 +209,10 @@ cdef extern from *:
     const float FL_LOG1PF_C8
     const float FL_LOG1PF_C9
     const float FL_LOG1PF_C10
+    const float FL_LOGTF_C2
+    const float FL_LOGTF_C3
+    const float FL_LOGTF_C4
+    const float FL_LOGTF_C5
     const double FL_EXP_C2
     const double FL_EXP_C3
     const double FL_EXP_C4

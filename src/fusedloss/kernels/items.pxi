@@ -3,68 +3,136 @@
 # A chunk is read at most twice: once for e^-|x|, which lies in the first-level cache afterwards, and once for what is
 # made of it. Sums of logarithms are logarithms of products; what is written goes straight to its array.
 
-cdef inline void exp_below_zero(vf v, const Exponents* k, float* e, float* low) noexcept nogil:
-    """OUT e^v for v <= 0, subnormal results included: computed as 2^64 e^v, which is normal where e^v is not zero. OUT
-    low, unless NULL: what its last rounding has lost."""
-    cdef vf lost
-    if low == NULL:
-        v = exp_vector(v, k.magic, k.floor, k.offsets, k.errors)
-    else:
-        v = exp_with_low(vf_max(k.floor, v), k, &lost)
-        vf_store(low, vf_mul(lost, vf_set(<float>5.421010862427522e-20)))
-    vf_store(e, vf_mul(v, vf_set(<float>5.421010862427522e-20)))
+# float32 exponentials of less than this are made 2^64 times as large first: they, or a share of them, may be subnormal.
+cdef enum:
+    PLAIN_FLOOR = -80
+
+# log(1 + e) = log_sums[j] + log(log_factors[j] (1 + e)), where j is rint(FL_LOGTF_STEPS e), or nearly.
+cdef float log_factors[8]
+cdef float log_sums[8]
 
 
-cdef inline vf log1p_tail_vector(vf e) noexcept nogil:
-    """(log(1 + e) - e) / e^2 for 0 <= e <= 1."""
-    cdef vf p = vf_fma(vf_set(FL_LOG1PF_C10), e, vf_set(FL_LOG1PF_C9))
-    p = vf_fma(p, e, vf_set(FL_LOG1PF_C8))
-    p = vf_fma(p, e, vf_set(FL_LOG1PF_C7))
-    p = vf_fma(p, e, vf_set(FL_LOG1PF_C6))
-    p = vf_fma(p, e, vf_set(FL_LOG1PF_C5))
-    p = vf_fma(p, e, vf_set(FL_LOG1PF_C4))
-    p = vf_fma(p, e, vf_set(FL_LOG1PF_C3))
-    return vf_fma(p, e, vf_set(FL_LOG1PF_C2))
+cdef void fill_log_tables() noexcept:
+    log_factors[0] = FL_LOGTF_T0
+    log_sums[0] = FL_LOGTF_L0
+    log_factors[1] = FL_LOGTF_T1
+    log_sums[1] = FL_LOGTF_L1
+    log_factors[2] = FL_LOGTF_T2
+    log_sums[2] = FL_LOGTF_L2
+    log_factors[3] = FL_LOGTF_T3
+    log_sums[3] = FL_LOGTF_L3
+    log_factors[4] = FL_LOGTF_T4
+    log_sums[4] = FL_LOGTF_L4
+    log_factors[5] = FL_LOGTF_T5
+    log_sums[5] = FL_LOGTF_L5
+    log_factors[6] = FL_LOGTF_T6
+    log_sums[6] = FL_LOGTF_L6
+    log_factors[7] = FL_LOGTF_T7
+    log_sums[7] = FL_LOGTF_L7
 
 
-cdef inline void log1p_vectors(vf* a, vf* b) noexcept nogil:
-    """log1p_vector of both, in place; the operations alternate, since one chain of them is longer than what a
-    processor looks ahead."""
-    cdef vf p = vf_fma(vf_set(FL_LOG1PF_C10), a[0], vf_set(FL_LOG1PF_C9))
-    cdef vf q = vf_fma(vf_set(FL_LOG1PF_C10), b[0], vf_set(FL_LOG1PF_C9))
-    p = vf_fma(p, a[0], vf_set(FL_LOG1PF_C8))
-    q = vf_fma(q, b[0], vf_set(FL_LOG1PF_C8))
-    p = vf_fma(p, a[0], vf_set(FL_LOG1PF_C7))
-    q = vf_fma(q, b[0], vf_set(FL_LOG1PF_C7))
-    p = vf_fma(p, a[0], vf_set(FL_LOG1PF_C6))
-    q = vf_fma(q, b[0], vf_set(FL_LOG1PF_C6))
-    p = vf_fma(p, a[0], vf_set(FL_LOG1PF_C5))
-    q = vf_fma(q, b[0], vf_set(FL_LOG1PF_C5))
-    p = vf_fma(p, a[0], vf_set(FL_LOG1PF_C4))
-    q = vf_fma(q, b[0], vf_set(FL_LOG1PF_C4))
-    p = vf_fma(p, a[0], vf_set(FL_LOG1PF_C3))
-    q = vf_fma(q, b[0], vf_set(FL_LOG1PF_C3))
-    p = vf_fma(p, a[0], vf_set(FL_LOG1PF_C2))
-    q = vf_fma(q, b[0], vf_set(FL_LOG1PF_C2))
-    a[0] = vf_fma(vf_mul(a[0], a[0]), p, a[0])
-    b[0] = vf_fma(vf_mul(b[0], b[0]), q, b[0])
+fill_log_tables()
 
 
-cdef inline vf log1p_vector(vf e) noexcept nogil:
-    """log(1 + e) for 0 <= e <= 1. Max error 1.15 ulp (all inputs); 1.055 at 0x1.fdc10ap-1."""
-    return vf_fma(vf_mul(e, e), log1p_tail_vector(e), e)
+cdef inline Exponents plain_exponents() noexcept nogil:
+    """For exponentials of PLAIN_FLOOR and more, which are normal as they are."""
+    cdef Exponents k = exponents_of(0.0)
+    k.floor = vf_set(PLAIN_FLOOR)
+    return k
 
 
-cdef inline vf plus_log1p_vector(vf u, vf e, vf low) noexcept nogil:
-    """u + log(1 + e + low) for u = 0 or u >= -log(e) >= 0, without rounding log(1 + e) first."""
-    cdef vf tail = log1p_tail_vector(e)
-    cdef vf s = vf_add(u, e)
-    cdef vf part = vf_sub(s, u)
-    cdef vf lost = vf_add(vf_sub(u, vf_sub(s, part)), vf_sub(e, part))
-    # What is left of `low` is low / (1 + e), for which two digits do.
-    cdef vf slope = vf_fma(vf_fma(vf_set(<float>0.4), e, vf_set(<float>-0.9)), e, vf_set(1.0))
-    s = vf_add(s, vf_fma(vf_mul(e, e), tail, vf_fma(low, slope, lost)))
-    return vf_if_equal(u, vf_set(INFINITY), u, s)
+cdef inline bint goes_below_floor(vf least) noexcept nogil:
+    return vf_largest(vf_neg(least)) > -PLAIN_FLOOR
+
+
+cdef inline void exp_in_parts(vf x, const Exponents* k, vf* parts, vf* least) noexcept nogil:
+    """OUT e^-|x| as a power and a rest, not rounded to one number: the rest is up to 4 % of the power."""
+    cdef vf v = vf_neg_abs(x)
+    cdef vf z, t
+    least[0] = vf_min(v, least[0])      # nan is passed over
+    v = vf_max(k.floor, v)
+    z = vf_fma(v, vf_set(FL_LOG2EF), k.magic)
+    t = exp_rest(v, z, k.magic, k.errors)
+    parts[0] = exp_power(z, k.offsets)
+    parts[1] = vf_mul(parts[0], t)
+
+
+cdef inline vf log1p_of_parts(vf power, vf rest, vf factors, vf sums) noexcept nogil:
+    """log(1 + power + rest) for what exp_in_parts gives. Max error 1.004 ulp, at x = -0x1.48bfaep+1 (all float32).
+
+    1 + u = factor (1 + power + rest). `start` is the larger part of u, exact where the result is small, since the
+    factor is 1 there; so that there is one rounding of the size of the result.
+    """
+    cdef vi index = vf_bits(vf_fma(power, vf_set(FL_LOGTF_STEPS), vf_set(12582912.0)))
+    cdef vf factor = vf_look_up(factors, index)
+    cdef vf start = vf_fma(power, factor, vf_sub(factor, vf_set(1.0)))
+    cdef vf more = vf_mul(rest, factor)
+    cdef vf u = vf_add(start, more)
+    cdef vf p = vf_fma(vf_set(FL_LOGTF_C5), u, vf_set(FL_LOGTF_C4))
+    p = vf_fma(p, u, vf_set(FL_LOGTF_C3))
+    p = vf_fma(p, u, vf_set(FL_LOGTF_C2))
+    return vf_add(vf_look_up(sums, index), vf_add(start, vf_fma(vf_mul(u, u), p, more)))
+
+
+cdef struct Logarithms:
+    # log(1 + e^-|x|) of a chunk, all but the last steps: for each vector its power and rest, which lie side by side,
+    # since stores 4096 bytes apart hinder each other. The first vector may be one of fewer items.
+    vf parts[132]
+    bint scaled           # the parts are 2^64 times as large
+    bint infinite         # some x are
+    vf factors
+    vf sums
+
+
+cdef inline vf write_parts(const float* x, Py_ssize_t head, Py_ssize_t n, const Exponents* table,
+                           vf* parts) noexcept nogil:
+    """OUT parts of n <= CHUNK items; the smallest -|x|, or 0, in each lane."""
+    cdef Exponents k = table[0]      # what is stored could be this, as far as a compiler knows
+    cdef vf least = vf_set(0.0)
+    cdef Py_ssize_t i = head
+    if head:
+        exp_in_parts(load_first(x, head), &k, parts, &least)
+        parts += 2
+    while n - i >= LANES:
+        fl_prefetch(x + i + CHUNK)
+        exp_in_parts(vf_load(x + i), &k, parts, &least)
+        parts += 2
+        i += LANES
+    if i < n:
+        exp_in_parts(load_first(x + i, n - i), &k, parts, &least)
+    return least
+
+
+cdef void begin_logarithms(const float* x, Py_ssize_t head, Py_ssize_t n, Logarithms* s, bint* wide) noexcept nogil:
+    """The first vector has head items, if that is not 0, the others 16 each, of n <= CHUNK items. wide: as in
+    exp_of_minus_size."""
+    cdef Exponents k
+    cdef vf least
+    if not wide[0]:
+        k = plain_exponents()
+        least = write_parts(x, head, n, &k, s.parts)
+        wide[0] = goes_below_floor(least)
+    s.scaled = wide[0]
+    if s.scaled:
+        k = exponents_of(-64.0)
+        least = write_parts(x, head, n, &k, s.parts)
+        wide[0] = goes_below_floor(least)
+    s.infinite = vf_largest(vf_neg(least)) == INFINITY
+    s.factors = vf_table(log_factors)
+    s.sums = vf_table(log_sums)
+
+
+cdef inline vf logarithm_at(const Logarithms* s, Py_ssize_t k, vf x, bint scaled) noexcept nogil:
+    """log(1 + e^-|x|) of the k-th vector, which is given again; `scaled` is that of s."""
+    cdef vf power = s.parts[2 * k]
+    cdef vf rest = s.parts[2 * k + 1]
+    cdef vf down = vf_set(<float>5.421010862427522e-20)
+    cdef vf y
+    if not scaled:
+        return log1p_of_parts(power, rest, s.factors, s.sums)
+    # Below the floor the logarithm is e itself.
+    y = log1p_of_parts(vf_mul(power, down), vf_mul(rest, down), s.factors, s.sums)
+    return vf_if_less(vf_neg_abs(x), vf_set(PLAIN_FLOOR), vf_mul(vf_add(power, rest), down), y)
 
 
 cdef inline vector divide_vector(vector numerator, vector e) noexcept nogil:
@@ -82,24 +150,44 @@ cdef inline Py_ssize_t until_line(const void* p, Py_ssize_t size) noexcept nogil
     return <Py_ssize_t>(((64 - (<size_t>p & 63)) & 63) // <size_t>size)
 
 
-cdef inline void exp_of_minus_size(const real* x, Py_ssize_t n, real* e, float* low) noexcept nogil:
-    """OUT e = e^-|x| of n items, and, of float32, what its last rounding has lost, unless that is NULL; these have room
-    for whole vectors, and are 0 beyond the end. What lies CHUNK further on is
-    fetched meanwhile; targets are fetched by the loops after it, so that requests to memory are spread."""
-    cdef Exponents table
+cdef inline vf exp_below_zero(vf v, const Exponents* scaled) noexcept nogil:
+    """e^v for v <= 0, subnormal results included: computed as 2^64 e^v, which is normal where e^v is not zero."""
+    return vf_mul(exp_vector(v, scaled.magic, scaled.floor, scaled.offsets, scaled.errors),
+                  vf_set(<float>5.421010862427522e-20))
+
+
+cdef void exp_of_minus_size(const real* x, Py_ssize_t n, real* e, bint* wide) noexcept nogil:
+    """OUT e^-|x| of n items: room for whole vectors, which are 0 beyond the end. What lies CHUNK further on is
+    fetched meanwhile; targets are fetched by the loops after it, so that requests to memory are spread.
+    wide: some e are below e^PLAIN_FLOOR; as a guess, which saves time where it is right, and OUT as it is."""
+    cdef Exponents plain, scaled
     cdef DoubleExp doubles
     cdef vd a, b
+    cdef vf v, least
     cdef Py_ssize_t i, k
     if real is float:
-        table = exponents_of(-64.0)
-        for k in range(n // LANES):
-            i = k * LANES
-            fl_prefetch(x + i + CHUNK)
-            exp_below_zero(vf_neg_abs(vf_load(x + i)), &table, e + i, low + i if low != NULL else NULL)
+        plain = plain_exponents()
+        scaled = exponents_of(-64.0)
+        least = vf_set(0.0)
+        if not wide[0]:
+            for k in range(n // LANES):
+                i = k * LANES
+                v = vf_neg_abs(vf_load(x + i))
+                fl_prefetch(x + i + CHUNK)
+                least = vf_min(v, least)      # nan is passed over
+                vf_store(e + i, exp_vector(v, plain.magic, plain.floor, plain.offsets, plain.errors))
+            wide[0] = goes_below_floor(least)
+        if wide[0]:
+            for k in range(n // LANES):
+                i = k * LANES
+                v = vf_neg_abs(vf_load(x + i))
+                fl_prefetch(x + i + CHUNK)
+                least = vf_min(v, least)
+                vf_store(e + i, exp_below_zero(v, &scaled))
+            wide[0] = goes_below_floor(least)
         if n % LANES:
             i = n - n % LANES
-            exp_below_zero(vf_neg_abs(vf_load_part(x + i, n - i, INFINITY)), &table, e + i,
-                           low + i if low != NULL else NULL)
+            vf_store(e + i, exp_below_zero(vf_neg_abs(vf_load_part(x + i, n - i, INFINITY)), &scaled))
     else:
         # 2^64 e^v is normal where e^v is not zero, so that a subnormal result is rounded once more only.
         doubles = double_exp(-64.0)
@@ -164,7 +252,7 @@ cdef inline void log_vectors(vd* a, vd* b, vd c, vd d) noexcept nogil:
     b[0] = vd_fma(m, vd_set(FL_LN2_SPLIT_HI), vd_sub(g, vd_sub(other, q)))
 
 
-cdef void log1p_of_units(double* e, Py_ssize_t n, double* out) noexcept nogil:
+cdef void log1p_of_units(const double* e, Py_ssize_t n, double* out) noexcept nogil:
     """OUT log1p_accurate of 0 <= e <= 1, for whole vectors: the same bits. out may be e."""
     cdef vd one = vd_set(1.0)
     cdef vd a, b, u, v, c, d
@@ -185,55 +273,70 @@ cdef void log1p_of_units(double* e, Py_ssize_t n, double* out) noexcept nogil:
         vd_store(out + i + 8, vd_if_less(b, vd_set(INFINITY), v, b))
 
 
-cdef enum Function:
-    SIGMOID_OF
-    SOFTPLUS_OF
-    LOG_SIGMOID_OF
-
-
-cdef inline vf function_vector(Function which, vf x, vf e, vf low) noexcept nogil:
-    """sigmoid: 1/(1 + e) or e/(1 + e); softplus: max(x, 0) + log1p(e); log_sigmoid(x) = -softplus(-x)."""
-    if which == SIGMOID_OF:
-        return divide_vector(vf_if_negative(x, e, vf_set(1.0)), e)
-    if which == SOFTPLUS_OF:
-        return plus_log1p_vector(vf_if_less(vf_set(0.0), x, x, vf_set(0.0)), e, low)
-    return vf_neg(plus_log1p_vector(vf_if_less(x, vf_set(0.0), vf_neg(x), vf_set(0.0)), e, low))
-
-
-cdef inline void function_at(Function which, const real* x, const real* e, const float* low, Py_ssize_t m, real* out,
-                             bint stream) noexcept nogil:
-    """One vector of `functions`, or the first m items of it."""
-    cdef vf a, b, lost
+cdef inline void sigmoid_at(const real* x, const real* e, Py_ssize_t m, real* out, bint stream) noexcept nogil:
+    """1/(1 + e) or e/(1 + e) of one vector, or of the first m items of it."""
+    cdef vf a, b
     cdef vd c, d
     if real is float:
         a = vf_load(x) if m >= LANES else vf_load_part(x, m, 0.0)
         b = vf_load(e) if m >= LANES else vf_load_part(e, m, 0.0)
-        lost = vf_set(0.0)
-        if which != SIGMOID_OF:
-            lost = vf_load(low) if m >= LANES else vf_load_part(low, m, 0.0)
-        write_vector(out, function_vector(which, a, b, lost), m, stream)
+        write_vector(out, divide_vector(vf_if_negative(a, b, vf_set(1.0)), b), m, stream)
     else:
         c = vd_load(x) if m >= 8 else vd_load_part(x, m, 0.0)
         d = vd_load(e) if m >= 8 else vd_load_part(e, m, 0.0)
         write_vector(out, divide_vector(vd_if_negative(c, d, vd_set(1.0)), d), m, stream)
 
 
-cdef inline void functions(Function which, const real* x, Py_ssize_t n, real* out, bint stream) noexcept nogil:
-    """A function of n <= CHUNK items, in float64 sigmoid only; past the caches if `stream`. out may be x."""
-    cdef real e[CHUNK]
-    cdef float low[CHUNK]
-    cdef Py_ssize_t head = min(n, until_line(out, sizeof(real))) if stream else 0
+cdef void sigmoids(const real* x, Py_ssize_t n, real* out, bint stream, bint* wide) noexcept nogil:
+    """OUT sigmoid of n <= CHUNK items; past the caches if `stream`. out may be x."""
+    cdef vf lines[128]        # CHUNK numbers, which begin where a line does
+    cdef real* e = <real*>lines
     cdef Py_ssize_t width = 64 // <Py_ssize_t>sizeof(real)
-    cdef Py_ssize_t i = 0
-    cdef Py_ssize_t m
-    exp_of_minus_size(x, n, e, low if which != SIGMOID_OF else NULL)
-    while i < n:
-        m = min(width, head - i if i < head else n - i)
-        if m == width:
-            function_at(which, x + i, e + i, low + i, width, out + i, stream)
-        else:
-            function_at(which, x + i, e + i, low + i, m, out + i, False)
-        i += m
+    cdef Py_ssize_t i = min(n, until_line(out, sizeof(real))) if stream else 0
+    exp_of_minus_size(x, n, e, wide)
+    if i:
+        sigmoid_at(x, e, i, out, False)
+    while n - i >= width:
+        sigmoid_at(x + i, e + i, width, out + i, stream)
+        i += width
+    if i < n:
+        sigmoid_at(x + i, e + i, n - i, out + i, False)
+
+
+cdef inline void softplus_at(bint log_sigmoid, vf x, const Logarithms* s, Py_ssize_t k, bint scaled, Py_ssize_t m,
+                             float* out, bint stream) noexcept nogil:
+    """max(x, 0) + log1p(e) of the k-th vector, or the first m items of it; log_sigmoid(x) = -softplus(-x)."""
+    cdef vf y = logarithm_at(s, k, x, scaled)
+    if log_sigmoid:
+        y = vf_sub(vf_min(x, vf_set(<float>-0.0)), y)
+    else:
+        y = vf_add(vf_max(x, vf_set(0.0)), y)
+    write_vector(out, y, m, stream)
+
+
+cdef void softpluses(bint log_sigmoid, const float* x, Py_ssize_t n, float* out, bint stream,
+                     bint* wide) noexcept nogil:
+    """OUT softplus, or log_sigmoid, of n <= CHUNK items; past the caches if `stream`. out may be x."""
+    cdef Logarithms s
+    # Whole lines are written: 6 % less time, also where they stay in the caches.
+    cdef Py_ssize_t i = min(n, until_line(out, sizeof(float)))
+    cdef Py_ssize_t k = 0
+    begin_logarithms(x, i, n, &s, wide)
+    if i:
+        softplus_at(log_sigmoid, load_first(x, i), &s, 0, s.scaled, i, out, False)
+        k = 1
+    if not s.scaled:
+        # The usual loop, without what x86-64-v3 has no registers for.
+        while n - i >= LANES:
+            softplus_at(log_sigmoid, vf_load(x + i), &s, k, False, LANES, out + i, stream)
+            k += 1
+            i += LANES
+    while n - i >= LANES:
+        softplus_at(log_sigmoid, vf_load(x + i), &s, k, True, LANES, out + i, stream)
+        k += 1
+        i += LANES
+    if i < n:
+        softplus_at(log_sigmoid, load_first(x + i, n - i), &s, k, s.scaled, n - i, out + i, False)
 
 
 cdef inline vf load_first(const float* p, Py_ssize_t n) noexcept nogil:
@@ -295,15 +398,18 @@ cdef inline void add_pair(vf e, vf f, vd* p_0, vd* p_1) noexcept nogil:
 
 
 cdef double add_binary_losses(const float* x, const float* t, const float* e, Py_ssize_t n, LogProducts* products,
-                              bint masked) noexcept nogil:
-    """Sum of c |x| over n <= CHUNK items; log(1 + e) goes to `products`. Conversions to float64 cost more than what is
-    converted: pairs of factors are multiplied, and four terms added, in float32.
+                              bint masked, bint* moderate) noexcept nogil:
+    """Sum of c |x| over n <= CHUNK items; log(1 + e) goes to `products`. OUT moderate, unless NULL: all targets are
+    below 2 in size. Conversions to float64 cost more than what is converted: pairs of factors are multiplied, and four
+    terms added, in float32.
 
     Masks cost a comparison for each item, and only infinities need them: where the sum is not finite it is made again
     with masks, and without sums in float32, which overflow near its largest number."""
     cdef vd sum_0 = vd_set(0.0), sum_1 = vd_set(0.0)
     cdef vd p_0 = products.high[0], p_1 = products.high[1], p_2 = products.high[2], p_3 = products.high[3]
     cdef vf four
+    cdef vi bits = vf_bits(vf_set(0.0))
+    cdef float lanes[LANES]
     cdef Py_ssize_t full = 0 if masked else n - n % WIDE
     cdef Py_ssize_t i, k
     cdef double total
@@ -313,6 +419,9 @@ cdef double add_binary_losses(const float* x, const float* t, const float* e, Py
         fl_prefetch(t + i + CHUNK + LANES)
         fl_prefetch(t + i + CHUNK + 2 * LANES)
         fl_prefetch(t + i + CHUNK + 3 * LANES)
+        if moderate != NULL:
+            bits = vi_or(vi_or(bits, vf_bits(vf_load(t + i))), vf_bits(vf_load(t + i + LANES)))
+            bits = vi_or(vi_or(bits, vf_bits(vf_load(t + i + 2 * LANES))), vf_bits(vf_load(t + i + 3 * LANES)))
         add_pair(vf_load(e + i), vf_load(e + i + LANES), &p_0, &p_1)
         add_pair(vf_load(e + i + 2 * LANES), vf_load(e + i + 3 * LANES), &p_2, &p_3)
         four = vf_add(
@@ -334,7 +443,10 @@ cdef double add_binary_losses(const float* x, const float* t, const float* e, Py
         sum_1 = vd_sub(sum_1, vd_high(four))
     total = fold_vectors(sum_0, sum_1)
     if not masked and not isfinite(total):
-        return add_binary_losses(x, t, e, n, products, True)
+        return add_binary_losses(x, t, e, n, products, True, moderate)
+    if moderate != NULL:
+        vf_store(lanes, vf_of_bits(bits))
+        moderate[0] = all_moderate(lanes, LANES) and all_moderate(t + full, n - full)
     products.high[0] = p_0
     products.high[1] = p_1
     products.high[2] = p_2
@@ -342,79 +454,99 @@ cdef double add_binary_losses(const float* x, const float* t, const float* e, Py
     return total
 
 
-cdef inline void binary_values(const real* x, const real* t, const real* e, Py_ssize_t n,
-                               real* values) noexcept nogil:
-    """OUT the losses of n <= CHUNK items; room for whole vectors."""
-    cdef vf v, w
-    cdef Py_ssize_t i, k
-    cdef real wrong
-    if real is float:
-        for k in range((n + 2 * LANES - 1) // (2 * LANES)):
-            # Two vectors, since one chain of these operations is longer than what a processor looks ahead.
-            i = k * 2 * LANES
-            v = vf_load(e + i)
-            w = vf_load(e + i + LANES)
-            log1p_vectors(&v, &w)
-            vf_store(values + i, vf_sub(v, minus_wrong(load_first(x + i, n - i), load_first(t + i, n - i), True)))
+cdef inline void binary_value_at(vf x, vf t, const Logarithms* s, Py_ssize_t k, bint scaled, Py_ssize_t m,
+                                 float* out, bint stream) noexcept nogil:
+    """The losses of the k-th vector, or of the first m items of it."""
+    cdef vf wrong = minus_wrong(x, t, False)
+    if scaled and s.infinite:
+        # Infinities need masks; the others keep their bits.
+        wrong = vf_if_equal(vf_neg_abs(x), vf_set(-INFINITY), minus_wrong(x, t, True), wrong)
+    write_vector(out, vf_sub(logarithm_at(s, k, x, scaled), wrong), m, stream)
+
+
+cdef void binary_values(const float* x, const float* t, Py_ssize_t n, float* out, bint stream,
+                        bint* wide) noexcept nogil:
+    """OUT the losses of n <= CHUNK items; past the caches if `stream`. out may be x or t."""
+    cdef Logarithms s
+    cdef Py_ssize_t i = min(n, until_line(out, sizeof(float)))
+    cdef Py_ssize_t k = 0
+    begin_logarithms(x, i, n, &s, wide)
+    if i:
+        binary_value_at(load_first(x, i), load_first(t, i), &s, 0, s.scaled, i, out, False)
+        k = 1
+    if not s.scaled:
+        # The usual loop, without what x86-64-v3 has no registers for.
+        while n - i >= LANES:
+            fl_prefetch(t + i + CHUNK)
+            binary_value_at(vf_load(x + i), vf_load(t + i), &s, k, False, LANES, out + i, stream)
+            k += 1
             i += LANES
-            vf_store(values + i, vf_sub(w, minus_wrong(load_first(x + i, n - i), load_first(t + i, n - i), True)))
-    else:
-        log1p_of_units(<double*>e, n, values)
+    while n - i >= LANES:
+        binary_value_at(vf_load(x + i), vf_load(t + i), &s, k, True, LANES, out + i, stream)
+        k += 1
+        i += LANES
+    if i < n:
+        binary_value_at(load_first(x + i, n - i), load_first(t + i, n - i), &s, k, s.scaled, n - i, out + i, False)
+
+
+cdef inline void binary_values_double(const double* x, const double* t, const double* e, Py_ssize_t n,
+                                      double* values) noexcept nogil:
+    """The same in float64. OUT values: room for whole vectors."""
+    cdef double wrong
+    cdef Py_ssize_t i
+    log1p_of_units(e, n, values)
+    for i in range(n):
+        wrong = t[i] if x[i] < 0.0 else 1.0 - t[i]
+        wrong = 0.0 if wrong == 0.0 else wrong * (-x[i] if x[i] < 0.0 else x[i])
+        values[i] = wrong + values[i]
+
+
+cdef bint all_moderate(const real* t, Py_ssize_t n) noexcept nogil:
+    """Whether n numbers are below 2 in size: only then the highest bit of the exponent is 0."""
+    cdef uint32_t bits = 0
+    cdef uint64_t wide = 0
+    cdef Py_ssize_t i
+    if real is float:
         for i in range(n):
-            wrong = t[i] if x[i] < 0.0 else 1.0 - t[i]
-            wrong = 0.0 if wrong == 0.0 else wrong * (-x[i] if x[i] < 0.0 else x[i])
-            values[i] = wrong + values[i]
+            bits |= (<const uint32_t*>t)[i]
+        return not bits & <uint32_t>0x40000000
+    else:
+        for i in range(n):
+            wide |= (<const uint64_t*>t)[i]
+        return not wide & <uint64_t>0x4000000000000000
 
 
-cdef inline bint all_finite(const real* t, Py_ssize_t n) noexcept nogil:
-    """Whether n numbers are finite; not if their sum overflows, which costs time and no digits."""
-    cdef real sums[64]
-    cdef real total = 0.0
-    cdef Py_ssize_t full = n - n % 64
-    cdef Py_ssize_t k, i
-    for i in range(64):
-        sums[i] = 0.0
-    for k in range(full // 64):
-        for i in range(64):
-            sums[i] += t[k * 64 + i]
-    for i in range(n - full):
-        sums[i] += t[full + i]
-    for i in range(32):
-        sums[i] += sums[i + 32]
-    for i in range(32):
-        total += sums[i]
-    return total - total == 0.0
-
-
-cdef inline void binary_derivatives(vector x, vector t, vector e, vector high, vector low, vector inverse, bint finite,
-                                    bint second, vector* g, vector* h) noexcept nogil:
+cdef inline void binary_derivatives(vector x, vector t, vector e, vector high, vector low, vector inverse,
+                                    bint moderate, bint second, vector* g, vector* h) noexcept nogil:
     """Gradient and Hessian with the factor high + low:
-    g = (1 - t - t e) / (1 + e) for x >= 0, ((1 - t) e - t) / (1 + e) below: no cancellation for hard t;
+    g = ((1 - t) - t e) / (1 + e) for x >= 0, ((e - t) - t e) / (1 + e) below: no error in these for hard t;
     h = e / (1 + e)^2.
 
     One division for both: f + lost is the factor over 1 + e, s (1 + lacking) is 1 / (1 + e), p + p_low = e / (1 + e).
-    `inverse` is 1 over the factor, or nearly.
+    `inverse` is 1 over the factor, or nearly. Unless targets are `moderate` the numerator may overflow, or be infinite.
     """
     cdef vector one = v_same(1.0, x)
     cdef vector zero = v_same(0.0, x)
-    cdef vector other = v_minus(one, t)
-    cdef vector negative = v_opposite(t)
-    cdef vector numerator = v_times_plus(v_if_negative(x, other, negative), e, v_if_negative(x, negative, other))
+    cdef vector numerator = v_less_times(t, e, v_minus(v_if_negative(x, e, one), t))
     cdef vector d = v_plus(one, e)
     cdef vector rest = v_minus(e, v_minus(d, one))
     cdef vector f = v_over(high, d)
     cdef vector s = v_times(f, inverse)
     cdef vector lost = v_times(s, v_less_times(f, rest, v_plus(v_less_times(f, d, high), low)))
-    cdef vector lacking, p, p_low
+    cdef vector lacking, p, p_low, quarter
     g[0] = v_times_plus(numerator, f, v_times(numerator, lost))
-    if not finite:
-        g[0] = v_if_equal(v_minus(numerator, numerator), zero, g[0], v_times(numerator, f))
+    if not moderate:
+        quarter = v_times(v_same(0.25, x), t)
+        quarter = v_less_times(quarter, e, v_minus(v_times(v_same(0.25, x), v_if_negative(x, e, one)), quarter))
+        p = v_times_plus(quarter, f, v_times(quarter, lost))
+        p = v_times(v_same(4.0, x), v_if_equal(v_minus(quarter, quarter), zero, p, v_times(quarter, f)))
+        g[0] = v_if_equal(v_minus(numerator, numerator), zero, g[0], p)
     if second:
         lacking = v_less_times(s, rest, v_less_times(s, d, one))
         p = v_times(e, s)
         p_low = v_times_plus(p, lacking, v_times_minus(e, s, p))
         h[0] = v_times_plus(p, f, v_times_plus(p, lost, v_times(p_low, f)))
-        if not finite:
+        if not moderate:
             h[0] = v_times_plus(t, zero, h[0])       # nan where t is
 
 
@@ -441,7 +573,7 @@ cdef inline void probability_derivatives(vector p, vector t, vector high, vector
 
 
 cdef inline void derivatives_at(const real* x, const real* t, const real* e, Py_ssize_t m, real high, real low,
-                                bint finite, real* grad, real* hess, bint stream, bint stream_hess) noexcept nogil:
+                                bint moderate, real* grad, real* hess, bint stream, bint stream_hess) noexcept nogil:
     """One vector of write_derivatives, or the first m items of it."""
     cdef vf g, h = vf_set(0.0)
     cdef vd a, b = vd_set(0.0)
@@ -451,10 +583,10 @@ cdef inline void derivatives_at(const real* x, const real* t, const real* e, Py_
                                     &g, &h)
         elif m >= LANES:
             binary_derivatives(vf_load(x), vf_load(t), vf_load(e), vf_set(high), vf_set(low),
-                               vf_set(<real>1.0 / high), finite, hess != NULL, &g, &h)
+                               vf_set(<real>1.0 / high), moderate, hess != NULL, &g, &h)
         else:
             binary_derivatives(vf_load_part(x, m, 0.0), vf_load_part(t, m, 0.0), vf_load_part(e, m, 0.0),
-                               vf_set(high), vf_set(low), vf_set(<real>1.0 / high), finite, hess != NULL,
+                               vf_set(high), vf_set(low), vf_set(<real>1.0 / high), moderate, hess != NULL,
                                &g, &h)
         write_vector(grad, g, m, stream)
         if hess != NULL:
@@ -466,10 +598,10 @@ cdef inline void derivatives_at(const real* x, const real* t, const real* e, Py_
                                     vd_set(high), vd_set(low), hess != NULL, &a, &b)
         elif m >= 8:
             binary_derivatives(vd_load(x), vd_load(t), vd_load(e), vd_set(high), vd_set(low),
-                               vd_set(<real>1.0 / high), finite, hess != NULL, &a, &b)
+                               vd_set(<real>1.0 / high), moderate, hess != NULL, &a, &b)
         else:
             binary_derivatives(vd_load_part(x, m, 0.0), vd_load_part(t, m, 0.0), vd_load_part(e, m, 0.0),
-                               vd_set(high), vd_set(low), vd_set(<real>1.0 / high), finite, hess != NULL,
+                               vd_set(high), vd_set(low), vd_set(<real>1.0 / high), moderate, hess != NULL,
                                &a, &b)
         write_vector(grad, a, m, stream)
         if hess != NULL:
@@ -477,28 +609,23 @@ cdef inline void derivatives_at(const real* x, const real* t, const real* e, Py_
 
 
 cdef void write_derivatives(const real* x, const real* t, const real* e, Py_ssize_t n, real high, real low,
-                            bint finite, real* grad, real* hess, bint stream) noexcept nogil:
+                            bint moderate, real* grad, real* hess, bint stream) noexcept nogil:
     """OUT grad and hess, which may be NULL, of n <= CHUNK items; one of them may be x. Past the caches if `stream`.
-    x are logits; or, if e is NULL, probabilities, and t nothing but 0 and 1. `finite`: all targets are, for certain."""
+    x are logits; or, if e is NULL, probabilities, and t nothing but 0 and 1. `moderate`: as found by all_moderate."""
     # Where the lines of the two outputs begin at different items, the second goes through the caches.
     cdef bint both = stream and (<size_t>grad & 63) == (<size_t>hess & 63)
-    cdef Py_ssize_t head = min(n, until_line(grad, sizeof(real))) if stream else 0
     cdef Py_ssize_t width = 64 // <Py_ssize_t>sizeof(real)
-    cdef Py_ssize_t i = 0
-    cdef Py_ssize_t m
-    cdef const real* e_at
-    finite = finite or e == NULL or all_finite(t, n)
-    while i < n:
-        m = min(width, head - i if i < head else n - i)
-        e_at = e + i if e != NULL else NULL
+    cdef Py_ssize_t i = min(n, until_line(grad, sizeof(real))) if stream else 0
+    if i:
+        derivatives_at(x, t, e, i, high, low, moderate, grad, hess, False, False)
+    while n - i >= width:
         fl_prefetch(t + i + CHUNK)
-        if m == width and finite:
-            derivatives_at(x + i, t + i, e_at, width, high, low, True, grad + i, hess + i if hess != NULL else NULL,
-                           stream, both)
-        else:
-            derivatives_at(x + i, t + i, e_at, m, high, low, finite, grad + i, hess + i if hess != NULL else NULL,
-                           False, False)
-        i += m
+        derivatives_at(x + i, t + i, e + i if e != NULL else NULL, width, high, low, moderate, grad + i,
+                       hess + i if hess != NULL else NULL, stream, both)
+        i += width
+    if i < n:
+        derivatives_at(x + i, t + i, e + i if e != NULL else NULL, n - i, high, low, moderate, grad + i,
+                       hess + i if hess != NULL else NULL, False, False)
 
 
 cdef inline void add_factor(vd* high, vd* low, vd e) noexcept nogil:
@@ -727,29 +854,41 @@ cdef inline vf scaled_differences(vd low, vd high, vd factor) noexcept nogil:
     return vf_narrow(vd_mul(low, factor), vd_mul(high, factor))
 
 
+cdef inline void squared_errors_at(const float* x, const float* t, vw factors, float* grad, vw* sum_0,
+                                   vw* sum_1) noexcept nogil:
+    """16 items of squared_errors."""
+    cdef vw low = vw_sub(vw_load(x), vw_load(t))
+    cdef vw high = vw_sub(vw_load(x + 8), vw_load(t + 8))
+    sum_0[0] = vw_fma(low, low, sum_0[0])
+    sum_1[0] = vw_fma(high, high, sum_1[0])
+    if grad != NULL:
+        # The product with the factor is rounded to float64 and to float32.
+        vw_store(grad, vw_mul(low, factors))
+        vw_store(grad + 8, vw_mul(high, factors))
+
+
 cdef double squared_errors(const float* x, const float* t, Py_ssize_t n, double factor, float* grad) noexcept nogil:
     """Sum of (x - t)^2 over n <= CHUNK items, and OUT grad = factor (x - t), which may be NULL, or x. In float64:
     differences are exact."""
-    cdef vd sum_0 = vd_set(0.0), sum_1 = vd_set(0.0)
-    cdef vd low, high
-    cdef vd factors = vd_set(factor)
-    cdef vf a, b
-    cdef Py_ssize_t full = n - n % LANES
-    cdef Py_ssize_t i = 0
-    while i < n:
-        # Beyond the end 0 - 0 adds nothing.
-        a = vf_load(x + i) if i < full else vf_load_part(x + i, n - i, 0.0)
-        b = vf_load(t + i) if i < full else vf_load_part(t + i, n - i, 0.0)
+    cdef vw sum_0 = vw_set(0.0), sum_1 = vw_set(0.0)
+    cdef vw factors = vw_set(factor)
+    cdef float ends[32]
+    cdef float gradients[16]
+    cdef Py_ssize_t rest = n % LANES
+    cdef Py_ssize_t i, k
+    for k in range(n // LANES):
+        i = k * LANES
         fl_prefetch(x + i + CHUNK)
         fl_prefetch(t + i + CHUNK)
-        low = vd_sub(vd_low(a), vd_low(b))
-        high = vd_sub(vd_high(a), vd_high(b))
-        sum_0 = vd_fma(low, low, sum_0)
-        sum_1 = vd_fma(high, high, sum_1)
+        squared_errors_at(x + i, t + i, factors, grad + i if grad != NULL else NULL, &sum_0, &sum_1)
+    if rest:
+        # Beyond the end 0 - 0 adds nothing.
+        vf_store(ends, vf_load_part(x + n - rest, rest, 0.0))
+        vf_store(ends + 16, vf_load_part(t + n - rest, rest, 0.0))
+        squared_errors_at(ends, ends + 16, factors, gradients if grad != NULL else NULL, &sum_0, &sum_1)
         if grad != NULL:
-            write_vector(grad + i, scaled_differences(low, high, factors), n - i, False)
-        i += LANES
-    return fold_vectors(sum_0, sum_1)
+            vf_store_part(grad + n - rest, vf_load(gradients), rest)
+    return fold_vectors(vw_whole(sum_0), vw_whole(sum_1))
 
 
 cdef inline void difference_at(const real* x, const real* t, Py_ssize_t m, Factor factor, real* out,
@@ -758,7 +897,14 @@ cdef inline void difference_at(const real* x, const real* t, Py_ssize_t m, Facto
     cdef vf a, b
     cdef vd c, d
     cdef vd high = vd_set(factor.high)
+    cdef vw first, second
     if real is float:
+        if m >= LANES and not stream:
+            first = vw_sub(vw_load(x), vw_load(t))
+            second = vw_sub(vw_load(x + 8), vw_load(t + 8))
+            vw_store(out, vw_mul(first, vw_set(factor.high)))
+            vw_store(out + 8, vw_mul(second, vw_set(factor.high)))
+            return
         a = vf_load(x) if m >= LANES else vf_load_part(x, m, 0.0)
         b = vf_load(t) if m >= LANES else vf_load_part(t, m, 0.0)
         c = vd_sub(vd_low(a), vd_low(b))

@@ -89,7 +89,7 @@ cdef inline bint beyond_one(const Operand* a, Py_ssize_t first, Py_ssize_t n) no
 
 
 cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, Sum* total,
-                                       LogProducts* products, char* bad, real tag) noexcept nogil:
+                                       LogProducts* products, char* bad, bint* wide, real tag) noexcept nogil:
     """a softplus(x) + b softplus(-x) with a = w (1 - t), b = w pos_weight t; e = exp(-|x|):
     value     a max(x, 0) + b max(-x, 0) + (a + b) log1p(e), zero factors masked
     gradient  (a - b e) / (1 + e) for x >= 0, (a e - b) / (1 + e) below: no cancellation for t in {0, 1}
@@ -99,43 +99,50 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
     cdef real buffer[CHUNK]
     cdef real a[CHUNK]
     cdef real b[CHUNK]
-    cdef real e[CHUNK]
+    cdef vf lines[128]            # CHUNK numbers, which begin where a line does
+    cdef real* e = <real*>lines
     cdef real v[CHUNK]
     cdef real h[CHUNK]
     cdef const real* x = load(t.x, t.code, first, n, x_buffer)
     cdef const real* y = load_operand(&t.target, first, n, buffer)
     cdef Factor f = reciprocal(1.0, t.divisor)
     cdef real high, low, numerator, up, down
-    cdef double wide
-    cdef bint finite = False      # with targets that are not, the sum is not either
+    cdef double square
+    cdef bint moderate
     cdef Py_ssize_t i
     if BOOL < t.target.code < F16 and beyond_one(&t.target, first, n):
         bad[0] = 1
-    exp_of_minus_size(x, n, e, NULL)
     if t.weight.data == NULL and t.pos_weight.data == NULL and isfinite(f.high):
+        if real is double or t.sums != NULL or t.grad != NULL:
+            exp_of_minus_size(x, n, e, wide)
         if t.sums != NULL:
             if real is float:
-                wide = add_binary_losses(x, y, e, n, products, False)
-                add(total, wide)
-                finite = isfinite(wide)
+                add(total, add_binary_losses(x, y, e, n, products, False, &moderate if t.grad != NULL else NULL))
             else:
                 add_binary_losses_double(x, y, e, n, products, False, total)
         if t.values != NULL:
-            binary_values(x, y, e, n, v)
-            store(t.values, F32 if real is float else F64, first, n, v, t.stream)
+            # Items' losses of 16-bit logits are float32.
+            if real is float:
+                binary_values(x, y, n, <float*>t.values + first, t.stream, wide)
+            else:
+                binary_values_double(x, y, e, n, v)
+                store(t.values, F64, first, n, v, t.stream)
         if t.grad == NULL:
             return
         high = <real>f.high
         low = <real>(f.low if real is double else f.high - <double>high)
+        if real is double or t.sums == NULL:
+            moderate = all_moderate(y, n)
         if t.code == F32 or real is double:
-            write_derivatives(x, y, e, n, high, low, finite, <real*>t.grad + first,
+            write_derivatives(x, y, e, n, high, low, moderate, <real*>t.grad + first,
                               <real*>t.hess + first if t.hess != NULL else NULL, t.stream)
             return
-        write_derivatives(x, y, e, n, high, low, finite, a, h if t.hess != NULL else NULL, False)
+        write_derivatives(x, y, e, n, high, low, moderate, a, h if t.hess != NULL else NULL, False)
         store(t.grad, t.code, first, n, a, t.stream)
         if t.hess != NULL:
             store(t.hess, t.code, first, n, h, t.stream)
         return
+    exp_of_minus_size(x, n, e, wide)
     for i in range(n):
         a[i] = <real>1.0 - y[i]
         b[i] = y[i]
@@ -164,8 +171,8 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
         if real is float:
             # In float64, which costs less than carrying the rounding errors of two divisions.
             for i in range(n):
-                wide = 1.0 + <double>e[i]
-                h[i] = <float>(<double>(a[i] + b[i]) * e[i] / (wide * wide) * f.high)
+                square = 1.0 + <double>e[i]
+                h[i] = <float>(<double>(a[i] + b[i]) * e[i] / (square * square) * f.high)
         else:
             for i in range(n):
                 h[i] = scaled_division(divide_by_one_plus((a[i] + b[i]) * e[i], e[i]), e[i], f.high, f.low)
@@ -224,6 +231,7 @@ cdef inline void bce_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, S
     cdef Py_ssize_t i
     cdef bint outside
     cdef int strange = 0
+    cdef int some = 0
     cdef bint hard = labels_are_hard(x, y, n, &outside)
     cdef bint add_up = t.sums != NULL
     if not hard:
@@ -280,9 +288,9 @@ cdef inline void bce_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, S
                 add_carefully(total, v, n)
     if t.grad == NULL and t.hess == NULL:
         return
+    high = <real>f.high
+    low = <real>(f.low if real is double else f.high - <double>high)
     if hard:
-        high = <real>f.high
-        low = <real>(f.low if real is double else f.high - <double>high)
         if t.code == F32 or real is double:
             write_derivatives(x, y, <const real*>NULL, n, high, low, True, <real*>t.grad + first,
                               <real*>t.hess + first if t.hess != NULL else NULL, t.stream)
@@ -319,6 +327,18 @@ cdef inline void bce_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, S
                 q = 1e-12 if q < 1e-12 else q
                 term = (1.0 - <double>y[i]) / q - <double>y[i] / p
                 out[i] = <real>scale_by(w_buffer[i] * term, f.high, f.low)
+    if not hard and t.weight.data == NULL and isfinite(f.high):
+        # Labels get the bits that they have in chunks of labels alone.
+        for i in range(n):
+            some |= (y[i] == <real>0.0) | (y[i] == <real>1.0)
+        if some:
+            write_derivatives(x, y, <const real*>NULL, n, high, low, True, <real*>v,
+                              <real*>w if t.hess != NULL else NULL, False)
+            for i in range(n):
+                out[i] = (<real*>v)[i] if (y[i] == <real>0.0) | (y[i] == <real>1.0) else out[i]
+            if t.hess != NULL:
+                for i in range(n):
+                    h[i] = (<real*>w)[i] if (y[i] == <real>0.0) | (y[i] == <real>1.0) else h[i]
     if t.grad != NULL:
         store(t.grad, t.code, first, n, out, t.stream)
     if t.hess != NULL:
@@ -419,7 +439,8 @@ cdef inline void mse_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, S
 
 # ------------------------------------------------------------------------------------------------ functions
 
-cdef inline void function_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, real tag) noexcept nogil:
+cdef inline void function_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, bint* wide,
+                                real tag) noexcept nogil:
     """sigmoid: 1/(1 + e) or e/(1 + e); softplus: max(x, 0) + log1p(e); log_sigmoid(x) = -softplus(-x)."""
     cdef real x_buffer[CHUNK]
     cdef real e[CHUNK]
@@ -432,12 +453,12 @@ cdef inline void function_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t
     if direct:
         out = <real*>t.values + first
     if t.kind == SIGMOID:
-        functions(SIGMOID_OF, x, n, out, direct and t.stream)
+        sigmoids(x, n, out, direct and t.stream, wide)
     elif real is float:
-        functions(SOFTPLUS_OF if t.kind == SOFTPLUS else LOG_SIGMOID_OF, x, n, out, direct and t.stream)
+        softpluses(t.kind == LOG_SIGMOID, x, n, out, direct and t.stream, wide)
     else:
         direct = False
-        exp_of_minus_size(x, n, e, NULL)
+        exp_of_minus_size(x, n, e, wide)
         log1p_of_units(e, n, e)
         if t.kind == SOFTPLUS:
             for i in range(n):
@@ -459,6 +480,7 @@ cdef void pointwise_block(Pointwise* t, Py_ssize_t block, real tag) noexcept nog
     cdef Sum total
     cdef LogProducts products
     cdef Likelihood likelihood
+    cdef bint wide = False        # the chunk before had logits of large size, so that the next may have, too
     cdef bint logits = t.kind == BINARY_CROSS_ENTROPY_WITH_LOGITS
     cdef bint probabilities = t.kind == BINARY_CROSS_ENTROPY
     memset(&total, 0, sizeof(Sum))
@@ -469,13 +491,13 @@ cdef void pointwise_block(Pointwise* t, Py_ssize_t block, real tag) noexcept nog
     while first < last:
         n = min(<Py_ssize_t>CHUNK, last - first)
         if logits:
-            bce_with_logits_chunk(t, first, n, &total, &products, t.bad + block, <real>0)
+            bce_with_logits_chunk(t, first, n, &total, &products, t.bad + block, &wide, <real>0)
         elif t.kind == MSE_LOSS:
             mse_chunk(t, first, n, &total, <real>0)
         elif probabilities:
             bce_chunk(t, first, n, &total, &likelihood, t.bad + block, <real>0)
         else:
-            function_chunk(t, first, n, <real>0)
+            function_chunk(t, first, n, &wide, <real>0)
         first += n
     if t.stream:
         fl_fence()

@@ -38,6 +38,7 @@ cdef extern from "vectors.h":
     vi vf_bits(vf a) noexcept nogil
     vf vf_of_bits(vi a) noexcept nogil
     vi vi_add(vi a, vi b) noexcept nogil
+    vi vi_or(vi a, vi b) noexcept nogil
     vi vi_shift_left(vi a, int n) noexcept nogil
     vi vi_shift_right(vi a, int n) noexcept nogil
     vd vd_set(double a) noexcept nogil
@@ -70,6 +71,15 @@ cdef extern from "vectors.h":
     vdt vd_table(const double* p) noexcept nogil
     vd vd_look_up(vdt table, vd index) noexcept nogil
     vf vf_narrow(vd a, vd b) noexcept nogil
+    ctypedef struct vw:
+        pass
+    vw vw_set(double a) noexcept nogil
+    vw vw_load(const float* p) noexcept nogil         # 8 floats, as doubles
+    void vw_store(float* p, vw a) noexcept nogil      # as floats
+    vw vw_sub(vw a, vw b) noexcept nogil
+    vw vw_mul(vw a, vw b) noexcept nogil
+    vw vw_fma(vw a, vw b, vw c) noexcept nogil
+    vd vw_whole(vw a) noexcept nogil
     void fl_prefetch(const void* p) noexcept nogil
     int FL_CONVERTS
     int FL_WIDE

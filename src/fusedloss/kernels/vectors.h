@@ -86,6 +86,7 @@ static inline vf vf_clamp_unless_zero(vf s, vf floor, vf a) {
 static inline vi vf_bits(vf a) { return _mm512_castps_si512(a); }
 static inline vf vf_of_bits(vi a) { return _mm512_castsi512_ps(a); }
 static inline vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
+static inline vi vi_or(vi a, vi b) { return _mm512_or_si512(a, b); }
 static inline vi vi_shift_left(vi a, unsigned n) { return _mm512_slli_epi32(a, n); }
 static inline vi vi_shift_right(vi a, unsigned n) { return _mm512_srli_epi32(a, n); }
 /* A table of 8 numbers, and its entries named by the low 3 bits of each lane. */
@@ -186,6 +187,23 @@ static inline vd vd_add_bits(vd a, vd b) {
 static inline vdt vd_table(const double *p) { return _mm512_loadu_pd(p); }
 static inline vd vd_look_up(vdt table, vd index) { return _mm512_permutexvar_pd(_mm512_castpd_si512(index), table); }
 
+/* Eight doubles made of floats in memory. Zen 4 converts to 256 bits in half the time, so these are two registers. */
+typedef struct { __m256d a, b; } vw;
+static inline vw vw_set(double a) { return (vw){_mm256_set1_pd(a), _mm256_set1_pd(a)}; }
+static inline vw vw_load(const float *p) {
+    return (vw){_mm256_cvtps_pd(_mm_loadu_ps(p)), _mm256_cvtps_pd(_mm_loadu_ps(p + 4))};
+}
+static inline void vw_store(float *p, vw a) {
+    _mm_storeu_ps(p, _mm256_cvtpd_ps(a.a));
+    _mm_storeu_ps(p + 4, _mm256_cvtpd_ps(a.b));
+}
+static inline vw vw_sub(vw a, vw b) { return (vw){_mm256_sub_pd(a.a, b.a), _mm256_sub_pd(a.b, b.b)}; }
+static inline vw vw_mul(vw a, vw b) { return (vw){_mm256_mul_pd(a.a, b.a), _mm256_mul_pd(a.b, b.b)}; }
+static inline vw vw_fma(vw a, vw b, vw c) {
+    return (vw){_mm256_fmadd_pd(a.a, b.a, c.a), _mm256_fmadd_pd(a.b, b.b, c.b)};
+}
+static inline vd vw_whole(vw a) { return _mm512_insertf64x4(_mm512_castpd256_pd512(a.a), a.b, 1); }
+
 /* MSVC names neither FMA nor F16C; with AVX2 it uses both. */
 #elif defined(__AVX2__) && (defined(_MSC_VER) || (defined(__FMA__) && defined(__F16C__)))
 #include <immintrin.h>
@@ -269,6 +287,7 @@ static inline vf vf_clamp_unless_zero(vf s, vf floor, vf a) {
 static inline vi vf_bits(vf a) { return FL_I(_mm256_castps_si256(a.a), _mm256_castps_si256(a.b)); }
 static inline vf vf_of_bits(vi a) { return FL_F(_mm256_castsi256_ps(a.a), _mm256_castsi256_ps(a.b)); }
 static inline vi vi_add(vi a, vi b) { return FL_I(_mm256_add_epi32(a.a, b.a), _mm256_add_epi32(a.b, b.b)); }
+static inline vi vi_or(vi a, vi b) { return FL_I(_mm256_or_si256(a.a, b.a), _mm256_or_si256(a.b, b.b)); }
 static inline vi vi_shift_left(vi v, int n) { return FL_I(_mm256_slli_epi32(v.a, n), _mm256_slli_epi32(v.b, n)); }
 static inline vi vi_shift_right(vi v, int n) { return FL_I(_mm256_srli_epi32(v.a, n), _mm256_srli_epi32(v.b, n)); }
 static inline vf vf_table(const float *p) { return FL_F(_mm256_loadu_ps(p), _mm256_loadu_ps(p)); }
@@ -428,6 +447,19 @@ static inline __m256d fl_look_up(vdt t, __m256i index) {
 static inline vd vd_look_up(vdt t, vd index) {
     return FL_D(fl_look_up(t, _mm256_castpd_si256(index.a)), fl_look_up(t, _mm256_castpd_si256(index.b)));
 }
+typedef vd vw;
+static inline vw vw_set(double a) { return vd_set(a); }
+static inline vw vw_load(const float *p) {
+    return FL_D(_mm256_cvtps_pd(_mm_loadu_ps(p)), _mm256_cvtps_pd(_mm_loadu_ps(p + 4)));
+}
+static inline void vw_store(float *p, vw a) {
+    _mm_storeu_ps(p, _mm256_cvtpd_ps(a.a));
+    _mm_storeu_ps(p + 4, _mm256_cvtpd_ps(a.b));
+}
+static inline vw vw_sub(vw a, vw b) { return vd_sub(a, b); }
+static inline vw vw_mul(vw a, vw b) { return vd_mul(a, b); }
+static inline vw vw_fma(vw a, vw b, vw c) { return vd_fma(a, b, c); }
+static inline vd vw_whole(vw a) { return a; }
 #undef FL_F
 #undef FL_I
 #undef FL_D
@@ -485,6 +517,7 @@ static inline vf vf_clamp_unless_zero(vf s, vf floor, vf a) {
     return vf_if_equal(s, vf_set(0), floor, vf_max(floor, a));
 }
 static inline vi vi_add(vi a, vi b) { FL_LANEWISE(vi, 16, a.x[i] + b.x[i]); }
+static inline vi vi_or(vi a, vi b) { FL_LANEWISE(vi, 16, a.x[i] | b.x[i]); }
 static inline vi vi_shift_left(vi a, int n) { FL_LANEWISE(vi, 16, a.x[i] << n); }
 static inline vi vi_shift_right(vi a, int n) { FL_LANEWISE(vi, 16, a.x[i] >> n); }
 static inline vf vf_table(const float *p) { FL_LANEWISE(vf, 16, p[i & 7]); }
@@ -542,6 +575,14 @@ static inline vd vd_add_bits(vd a, vd b) { return fl_of_bits(fl_add_bits(fl_bits
 static inline vdt vd_table(const double *p) { return vd_load(p); }
 static inline vd fl_look_up(vdt table, fl_vl index) { FL_LANEWISE(vd, 8, table.x[index.x[i] & 7]); }
 static inline vd vd_look_up(vdt table, vd index) { return fl_look_up(table, fl_bits(index)); }
+typedef vd vw;
+static inline vw vw_set(double a) { return vd_set(a); }
+static inline vw vw_load(const float *p) { FL_LANEWISE(vw, 8, (double)p[i]); }
+static inline void vw_store(float *p, vw a) { for (int i = 0; i < 8; i++) p[i] = (float)a.x[i]; }
+static inline vw vw_sub(vw a, vw b) { return vd_sub(a, b); }
+static inline vw vw_mul(vw a, vw b) { return vd_mul(a, b); }
+static inline vw vw_fma(vw a, vw b, vw c) { return vd_fma(a, b, c); }
+static inline vd vw_whole(vw a) { return a; }
 #undef FL_LANEWISE
 
 #endif

@@ -593,9 +593,10 @@ static inline vf vf_count(void) {
     return vf_load(numbers);
 }
 
-/* A hint that may name any address. Every line of what is read next comes while something else is computed. */
+/* A hint that may name any address: every line of what is read next comes while something else is computed. To the
+ * second-level cache only: on its way to the first one a line would hold one of the few places that loads wait in. */
 #if defined(__GNUC__)
-#define fl_prefetch(p) __builtin_prefetch(p, 0, 3)
+#define fl_prefetch(p) __builtin_prefetch(p, 0, 2)
 #else
 #define fl_prefetch(p) ((void)(p))
 #endif

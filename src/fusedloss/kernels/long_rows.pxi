@@ -315,6 +315,9 @@ cdef void write_plain(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
     cdef Py_ssize_t peak = -1
     cdef Py_ssize_t stop, end
     cdef bint apart
+    # Reading, which would pause while outputs are written, goes on with the rows that are next. Three quarters of the
+    # second-level cache are enough for these and those.
+    cdef Py_ssize_t ahead = (LANES if t.classes <= COLUMNS else 1) * t.classes if t.stream and t.classes <= 65536 else 0
     if t.hess != NULL:
         h = <float*>t.hess + row * t.classes
         back = <float>(1.0 / r.p_factor[lane])
@@ -330,7 +333,7 @@ cdef void write_plain(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
         if apart:
             end = min(last, column + LANES)
         write_scaled_exp(x + column, end - column, scaled, g + column, h + column if h != NULL else NULL, back,
-                         t.stream and not apart)
+                         ahead, t.stream and not apart)
         if column <= label < end:
             g[label] = <float>r.special[lane]
         if column <= peak < end:
@@ -346,7 +349,7 @@ cdef inline void write_probabilities(const real* x, Py_ssize_t n, const Rows* r,
     cdef Py_ssize_t i
     if real is float:
         if set_scaled_exp(&scaled, inverse, r.base[lane], r.scale[lane]):
-            write_scaled_exp(x, n, &scaled, p, NULL, 0.0, False)
+            write_scaled_exp(x, n, &scaled, p, NULL, 0.0, 0, False)
             return
     else:
         if set_scaled_double_exp(&wide, inverse, 0.0, r.base[lane], r.scale[lane]):
@@ -403,7 +406,7 @@ cdef void write_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
         for i in range(n):
             g[i] = fma(e[column + i], factor, fma(e[column + i], leftover, e[KEPT + column + i] * factor))
     elif real is float and set_scaled_exp(&scaled, factor, r.base[lane], r.scale[lane]):
-        write_scaled_exp(<const float*>x, n, &scaled, <float*>g, NULL, 0.0, False)
+        write_scaled_exp(<const float*>x, n, &scaled, <float*>g, NULL, 0.0, 0, False)
     elif real is double and set_scaled_double_exp(&wide, factor, leftover, r.base[lane], r.scale[lane]):
         write_scaled_double_exp(<const double*>x, n, &wide, <double*>g)
     else:

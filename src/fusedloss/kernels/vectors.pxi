@@ -518,7 +518,7 @@ cdef inline void write_vector_of(vf g, vf backs, float* out, float* hess, bint s
 
 
 cdef inline void write_vectors(const float* x, Py_ssize_t n, vf base, const Exponents* k, vf backs, float* out,
-                               float* hess, bint stream, bint with_hess) noexcept nogil:
+                               float* hess, Py_ssize_t ahead, bint stream, bint with_hess) noexcept nogil:
     """write_scaled_exp of whole vectors; offsets of k are powers."""
     cdef Py_ssize_t pairs = n // 32      # 2 LANES
     cdef Py_ssize_t i, j
@@ -528,16 +528,19 @@ cdef inline void write_vectors(const float* x, Py_ssize_t n, vf base, const Expo
         two_exponentials(x, base, True, k, &two, &g, &g_too)
         for j in range(pairs):
             i = 32 * j
+            fl_prefetch(x + i + ahead)
+            fl_prefetch(x + i + ahead + LANES)
             two_exponentials(x + (i + 32 if j + 1 < pairs else i), base, True, k, &two, &g, &g_too)
             write_vector_of(g, backs, out + i, hess + i if with_hess else NULL, stream, with_hess)
             write_vector_of(g_too, backs, out + i + LANES, hess + i + LANES if with_hess else NULL, stream, with_hess)
     for i in range(32 * pairs if FL_WIDE else 0, n, 16):      # LANES
+        fl_prefetch(x + i + ahead)
         g = scaled_exp(vf_load(x + i), base, k.magic, k.floor, k.offsets, k.errors)
         write_vector_of(g, backs, out + i, hess + i if with_hess else NULL, stream, with_hess)
 
 
 cdef void write_scaled_exp(const float* x, Py_ssize_t n, const ScaledExp* s, float* out, float* hess, float back,
-                           bint stream) noexcept nogil:
+                           Py_ssize_t ahead, bint stream) noexcept nogil:
     """out[0:n] = g = factor * e^(x - base), and hess[0:n], which may be NULL, g - g^2 back; past the caches if
     `stream`. out or hess may be x."""
     cdef vf base = vf_set(s.base)
@@ -569,13 +572,13 @@ cdef void write_scaled_exp(const float* x, Py_ssize_t n, const ScaledExp* s, flo
         k.offsets = powers
         k.errors = errors
         if hess == NULL and not stream:
-            write_vectors(x + i, stop - i, base, &k, backs, out + i, NULL, False, False)
+            write_vectors(x + i, stop - i, base, &k, backs, out + i, NULL, ahead, False, False)
         elif hess == NULL:
-            write_vectors(x + i, stop - i, base, &k, backs, out + i, NULL, True, False)
+            write_vectors(x + i, stop - i, base, &k, backs, out + i, NULL, ahead, True, False)
         elif stream and (<size_t>(hess + i) & 63) == 0:
-            write_vectors(x + i, stop - i, base, &k, backs, out + i, hess + i, True, True)
+            write_vectors(x + i, stop - i, base, &k, backs, out + i, hess + i, ahead, True, True)
         else:
-            write_vectors(x + i, stop - i, base, &k, backs, out + i, hess + i, False, True)
+            write_vectors(x + i, stop - i, base, &k, backs, out + i, hess + i, ahead, False, True)
         i = stop
 
 

@@ -303,6 +303,14 @@ cdef inline bint hess_from_grad(const Rows* r, int lane) noexcept nogil:
     return r.pp_factor[lane] == 0.0 and holds(r.p_factor[lane])
 
 
+cdef inline void write_line(float* out, const float* values, Py_ssize_t n) noexcept nogil:
+    """Past the caches if it is a whole line."""
+    if n == LANES and (<size_t>out & 63) == 0:
+        vf_stream(out, vf_load(values))
+    else:
+        memcpy(out, values, n * sizeof(float))
+
+
 cdef void write_plain(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t last, const Rows* r, int lane,
                       const ScaledExp* scaled) noexcept nogil:
     """Gradient and Hessian of a plain loss of float32, or the softmax, of a row's columns column..last. The entries of
@@ -313,6 +321,8 @@ cdef void write_plain(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
     cdef float back = 0.0
     cdef Py_ssize_t label = <Py_ssize_t>r.label[lane] if t.kind == CROSS_ENTROPY else -1
     cdef Py_ssize_t peak = -1
+    cdef float g_line[LANES]
+    cdef float h_line[LANES]
     cdef Py_ssize_t stop, end
     cdef bint apart
     # Reading, which would pause while outputs are written, goes on with the rows that are next. Three quarters of the
@@ -324,7 +334,7 @@ cdef void write_plain(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
         peak = <Py_ssize_t>r.peak[lane]
     while column < last:
         # Lines that go past the caches cannot be touched again without waiting for them: those of label and peak are
-        # written as usual.
+        # put together apart.
         stop = next_stop(column, label, peak, last) if t.stream else last
         end = stop
         if stop < last:
@@ -332,12 +342,21 @@ cdef void write_plain(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
         apart = end == column and stop < last
         if apart:
             end = min(last, column + LANES)
-        write_scaled_exp(x + column, end - column, scaled, g + column, h + column if h != NULL else NULL, back,
-                         ahead, t.stream and not apart)
-        if column <= label < end:
-            g[label] = <float>r.special[lane]
-        if column <= peak < end:
-            h[peak] = <float>hessian_at_peak(r, lane)
+            write_scaled_exp(x + column, end - column, scaled, g_line, h_line if h != NULL else NULL, back, 0, False)
+            if column <= label < end:
+                g_line[label - column] = <float>r.special[lane]
+            if column <= peak < end:
+                h_line[peak - column] = <float>hessian_at_peak(r, lane)
+            write_line(g + column, g_line, end - column)
+            if h != NULL:
+                write_line(h + column, h_line, end - column)
+        else:
+            write_scaled_exp(x + column, end - column, scaled, g + column, h + column if h != NULL else NULL, back,
+                             ahead, t.stream)
+            if column <= label < end:
+                g[label] = <float>r.special[lane]
+            if column <= peak < end:
+                h[peak] = <float>hessian_at_peak(r, lane)
         column = end
 
 

@@ -68,24 +68,22 @@ cdef inline void begin_block(Block* b, float* x, const uint16_t* source, bint ha
     b.hole_group = -1
     b.top_group = -1
     b.done = 0
-    if source != NULL:
-        return
-    if n % WIDE:
-        copy_end(b)
-    if hole >= 0:
-        leave_out(b, hole, b.hole_copy)
-        b.hole_group = hole // WIDE
 
 
-cdef inline void convert_group(Block* b, Py_ssize_t g, bint half) noexcept nogil:
+cdef inline void convert_groups(Block* b, Py_ssize_t first, Py_ssize_t n, bint half) noexcept nogil:
     cdef Py_ssize_t at
-    for at in range(g * WIDE, min(g * WIDE + WIDE, b.n), 16):      # LANES; n is whole vectors
+    for at in range(first * WIDE, min((first + n) * WIDE, b.n), 16):      # LANES; b.n is whole vectors
         vf_store(b.x + at, vf_from_halves(b.source + at) if half else vf_from_bfloats(b.source + at))
-    if (g + 1) * WIDE > b.n:
+
+
+cdef inline void copy_groups(Block* b, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
+    """Those of n groups that need it. Not before their turn, when they have been fetched: waiting for them would hold
+    up all else."""
+    if (first + n) * WIDE > b.n:
         copy_end(b)
-    if b.hole >= 0 and g == b.hole // WIDE:
+    if first * WIDE <= b.hole < (first + n) * WIDE:
         leave_out(b, b.hole, b.hole_copy)
-        b.hole_group = g
+        b.hole_group = b.hole // WIDE
 
 
 cdef inline void read_groups(Block* b, Py_ssize_t n, bint convert, bint half) noexcept nogil:
@@ -94,9 +92,10 @@ cdef inline void read_groups(Block* b, Py_ssize_t n, bint convert, bint half) no
     cdef vf best_0 = vf_set(-INFINITY), best_1 = vf_set(-INFINITY)
     cdef vf best_2 = vf_set(-INFINITY), best_3 = vf_set(-INFINITY)
     cdef Py_ssize_t g
+    if convert:
+        convert_groups(b, b.done, n, half)
+    copy_groups(b, b.done, n)
     for g in range(b.done, b.done + n):
-        if convert:
-            convert_group(b, g, half)
         p = group_at(b, g)
         best_0 = vf_max(vf_load(p), best_0)
         best_1 = vf_max(vf_load(p + LANES), best_1)
@@ -206,9 +205,11 @@ cdef double exp_sum(Block* b, const Shift* shift, const char* ahead, int size, B
         while g < b.groups:
             if following.x != NULL and b.groups - g >= PART and following.groups - following.done >= PART:
                 best = vf_set(-INFINITY)
+                if following.source != NULL:
+                    convert_groups(following, following.done, PART, following.half)
+                copy_groups(following, following.done, PART)
                 for i in range(PART):
                     if following.source != NULL:
-                        convert_group(following, following.done + i, following.half)
                         fetch_group(<const char*>(following.source + FETCHED), following.done + i, 2)
                     else:
                         fetch_group(<const char*>(following.x + FETCHED), following.done + i, 4)

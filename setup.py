@@ -63,6 +63,8 @@ GCC_COMPILE = [
     "-ffp-contract=off",  # fma only where the source says so: the same bits on every level
     # GCC unrolls loops of up to 16 steps before it looks for vectors; our lanes are 16.
     "--param=max-completely-peel-times=15",
+    # GCC 12 takes (double)(float)x for x where it makes vectors of straight-line code.
+    "-fno-tree-slp-vectorize",
 ]
 GCC_LINK = [*NO_FTZ, *(["-Wl,--strip-debug"] if LINUX and not SANITIZE else [])]
 MSVC_COMPILE = ["/O2", "/fp:precise", "/std:c11"]

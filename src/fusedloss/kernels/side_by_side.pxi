@@ -268,6 +268,18 @@ cdef inline void add_terms(vf v, vf lost, ColumnSums* s) noexcept nogil:
     s.low = vf_add(s.low, lost)
 
 
+cdef inline void add_two(vf y, vf z, vf lost, vf lost_too, ColumnSums* s, float* e, float* low) noexcept nogil:
+    """OUT e and low, unless NULL."""
+    add_terms(y, lost, s)
+    add_terms(z, lost_too, s)
+    if e != NULL:
+        vf_store(e, y)
+        vf_store(e + LANES, z)
+    if e != NULL and low != NULL:
+        vf_store(low, lost)
+        vf_store(low + LANES, lost_too)
+
+
 cdef inline vf take_column(vf x, const Exponents* k, ColumnSums* s) noexcept nogil:
     """The argument of its exponential."""
     cdef vf label = s.label
@@ -291,13 +303,7 @@ cdef inline void add_two_columns(vf x, vf y, const Exponents* k, ColumnSums* s, 
     x = take_column(x, k, s)
     y = take_column(y, k, s)
     exp_two_with_low(&x, &y, k, &lost, &lost_too)
-    add_terms(x, lost, s)
-    add_terms(y, lost_too, s)
-    if e != NULL:
-        vf_store(e, x)
-        vf_store(low, lost)
-        vf_store(e + LANES, y)
-        vf_store(low + LANES, lost_too)
+    add_two(x, y, lost, lost_too, s, e, low)
 
 
 cdef struct Product:
@@ -438,7 +444,8 @@ cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Product*
     cdef ColumnSums s
     cdef vf columns[4]
     cdef vf ahead[4]
-    cdef vf lost
+    cdef vf y, z, e_0, e_1, lost, lost_too
+    cdef Two two
     cdef Exponents k = exponents_of(0.0)
     cdef Py_ssize_t classes = t.classes
     cdef Py_ssize_t full = classes - classes % 4
@@ -475,7 +482,23 @@ cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Product*
         fl_prefetch(further + (c + 2) * LANES)
         fl_prefetch(further + (c + 3) * LANES)
         vf_load_columns(x + (c + 4 if c + 4 < full else c), classes, 4, ahead)
-        if keep:
+        if FL_WIDE:
+            # ... and these are half done when the next begin.
+            if c == 0:
+                y = take_column(columns[0], &k, &s)
+                z = take_column(columns[1], &k, &s)
+                two = two_of_nothing()
+                two_with_low(y, z, &k, &two, &e_0, &e_1, &lost, &lost_too)
+            y = take_column(columns[2], &k, &s)
+            z = take_column(columns[3], &k, &s)
+            two_with_low(y, z, &k, &two, &e_0, &e_1, &lost, &lost_too)
+            add_two(e_0, e_1, lost, lost_too, &s, e + c * LANES if keep else NULL, low + c * LANES)
+            if c + 4 < full:
+                y = take_column(ahead[0], &k, &s)
+                z = take_column(ahead[1], &k, &s)
+            two_with_low(y, z, &k, &two, &e_0, &e_1, &lost, &lost_too)
+            add_two(e_0, e_1, lost, lost_too, &s, e + (c + 2) * LANES if keep else NULL, low + (c + 2) * LANES)
+        elif keep:
             add_two_columns(columns[0], columns[1], &k, &s, e + c * LANES, low + c * LANES)
             add_two_columns(columns[2], columns[3], &k, &s, e + (c + 2) * LANES, low + (c + 2) * LANES)
         else:

@@ -49,24 +49,13 @@ cdef Lanes read_lanes(const float* rows, Py_ssize_t classes, float* x) noexcept 
     return lanes
 
 
-cdef inline void take_two(vf a, vf b, const Lanes* lanes, bint all_of_them, vf* tops, ColumnSums* s,
-                          float* e) noexcept nogil:
-    """Add e^a and e^b; OUT e, unless NULL. The maximum is counted instead, unless `all_of_them`."""
-    cdef vf floor = lanes.exponents.floor
-    cdef vf y = vf_max(floor, vf_sub(a, lanes.base))
-    cdef vf z = vf_max(floor, vf_sub(b, lanes.base))
-    cdef vf lost, lost_too
+cdef inline vf take_class(vf x, const Lanes* lanes, bint all_of_them, vf* tops) noexcept nogil:
+    """The argument of its exponential. The maximum is counted instead, unless `all_of_them`."""
+    cdef vf y = vf_max(lanes.exponents.floor, vf_sub(x, lanes.base))
     if not all_of_them:
-        y = vf_if_equal(a, lanes.top, floor, y)
-        z = vf_if_equal(b, lanes.top, floor, z)
-        tops[0] = vf_add(tops[0], vf_add(vf_if_equal(a, lanes.top, vf_set(1.0), vf_set(0.0)),
-                                         vf_if_equal(b, lanes.top, vf_set(1.0), vf_set(0.0))))
-    exp_two_with_low(&y, &z, &lanes.exponents, &lost, &lost_too)
-    add_terms(y, lost, s)
-    add_terms(z, lost_too, s)
-    if e != NULL:
-        vf_store(e, y)
-        vf_store(e + LANES, z)
+        y = vf_if_equal(x, lanes.top, lanes.exponents.floor, y)
+        tops[0] = vf_add(tops[0], vf_if_equal(x, lanes.top, vf_set(1.0), vf_set(0.0)))
+    return y
 
 
 cdef void sum_lanes(float* x, Py_ssize_t classes, const Lanes* lanes, bint softmax, double* sums,
@@ -77,19 +66,33 @@ cdef void sum_lanes(float* x, Py_ssize_t classes, const Lanes* lanes, bint softm
     cdef float lows[LANES]
     cdef float counts[LANES]
     cdef vf count = vf_set(0.0)
+    cdef vf y, z, e_0, e_1, lost, lost_too
+    cdef Two two
     cdef Py_ssize_t c
     cdef int i
     s.sum_0 = vd_set(0.0)
     s.sum_1 = vd_set(0.0)
     s.low = vf_set(0.0)
-    for c in range(0, classes - 1, 2):
-        take_two(vf_load(x + c * LANES), vf_load(x + (c + 1) * LANES), lanes, softmax, &count, &s,
-                 x + c * LANES if softmax else NULL)
-    if classes % 2:
-        # A class beyond the last counts as -inf; there is room for it.
-        c = classes - 1
-        take_two(vf_load(x + c * LANES), vf_set(-INFINITY), lanes, softmax, &count, &s,
-                 x + c * LANES if softmax else NULL)
+    # A class beyond the last counts as -inf; there is room for it.
+    vf_store(x + classes * LANES, vf_set(-INFINITY))
+    y = take_class(vf_load(x), lanes, softmax, &count)
+    z = take_class(vf_load(x + LANES), lanes, softmax, &count)
+    if FL_WIDE:
+        two = two_of_nothing()
+        two_with_low(y, z, &lanes.exponents, &two, &e_0, &e_1, &lost, &lost_too)
+    for c in range(0, classes, 2):
+        if FL_WIDE:
+            if c + 2 < classes:
+                y = take_class(vf_load(x + (c + 2) * LANES), lanes, softmax, &count)
+                z = take_class(vf_load(x + (c + 3) * LANES), lanes, softmax, &count)
+            two_with_low(y, z, &lanes.exponents, &two, &e_0, &e_1, &lost, &lost_too)
+            add_two(e_0, e_1, lost, lost_too, &s, x + c * LANES if softmax else NULL, NULL)
+        else:
+            exp_two_with_low(&y, &z, &lanes.exponents, &lost, &lost_too)
+            add_two(y, z, lost, lost_too, &s, x + c * LANES if softmax else NULL, NULL)
+            if c + 2 < classes:
+                y = take_class(vf_load(x + (c + 2) * LANES), lanes, softmax, &count)
+                z = take_class(vf_load(x + (c + 3) * LANES), lanes, softmax, &count)
     vd_store(sums, s.sum_0)
     vd_store(sums + 8, s.sum_1)
     vf_store(lows, s.low)

@@ -187,6 +187,36 @@ cdef inline void two_exponentials(const float* following, vf base, bint scaled, 
     two.z_1 = z_1
 
 
+cdef inline void two_with_low(vf a, vf b, const Exponents* k, Two* two, vf* e_0, vf* e_1, vf* low_0,
+                              vf* low_1) noexcept nogil:
+    """OUT the exponentials of two vectors with what their last roundings have lost, as exp_with_low has them. a and b,
+    not below the floor, take their place."""
+    cdef vf p_0 = vf_fma(vf_set(FL_EXPTF_C4), two.r_0, vf_set(FL_EXPTF_C3))
+    cdef vf p_1 = vf_fma(vf_set(FL_EXPTF_C4), two.r_1, vf_set(FL_EXPTF_C3))
+    cdef vf z_0 = vf_fma(a, vf_set(FL_LOG2EF), k.magic)
+    cdef vf z_1 = vf_fma(b, vf_set(FL_LOG2EF), k.magic)
+    p_0 = vf_fma(p_0, two.r_0, vf_set(FL_EXPTF_C2))
+    p_1 = vf_fma(p_1, two.r_1, vf_set(FL_EXPTF_C2))
+    cdef vf n_0 = vf_sub(z_0, k.magic)
+    cdef vf n_1 = vf_sub(z_1, k.magic)
+    p_0 = vf_fma(p_0, two.r_0, vf_set(FL_EXPTF_C1))
+    p_1 = vf_fma(p_1, two.r_1, vf_set(FL_EXPTF_C1))
+    cdef vf power_0 = exp_power(two.z_0, k.offsets)
+    cdef vf power_1 = exp_power(two.z_1, k.offsets)
+    p_0 = vf_fma(p_0, two.r_0, vf_look_up(k.errors, vf_bits(two.z_0)))
+    p_1 = vf_fma(p_1, two.r_1, vf_look_up(k.errors, vf_bits(two.z_1)))
+    two.r_0 = vf_nfma(n_0, vf_set(FL_LN2F_HI), a)
+    two.r_1 = vf_nfma(n_1, vf_set(FL_LN2F_HI), b)
+    e_0[0] = vf_fma(power_0, p_0, power_0)
+    e_1[0] = vf_fma(power_1, p_1, power_1)
+    two.r_0 = vf_nfma(n_0, vf_set(FL_LN2F_LO), two.r_0)
+    two.r_1 = vf_nfma(n_1, vf_set(FL_LN2F_LO), two.r_1)
+    low_0[0] = vf_fma(power_0, p_0, vf_sub(power_0, e_0[0]))
+    low_1[0] = vf_fma(power_1, p_1, vf_sub(power_1, e_1[0]))
+    two.z_0 = z_0
+    two.z_1 = z_1
+
+
 cdef inline double fold_vectors(vd a, vd b) noexcept nogil:
     """Sum of 16 numbers, in the order 16 -> 8 -> 4 -> 2 -> 1."""
     cdef double lanes[8]

@@ -464,10 +464,12 @@ cdef bint set_logits(Softmax* t, cnp.ndarray x, int axis) except -1:
 
 
 cdef Py_ssize_t choose_blocks(Softmax* t) noexcept:
-    """Rows per block, from the shape alone: about 32768 items, in whole groups of 16 rows where rows are short."""
-    cdef Py_ssize_t rows = 32768 // t.classes
+    """Rows per block, from the shape alone: about 16384 items, so that threads have about the same to do; of short rows
+    whole groups of 16, or of the 128 that share a logarithm."""
+    cdef Py_ssize_t rows = 16384 // t.classes
+    cdef Py_ssize_t group = MULTIPLIED * LANES if rows >= MULTIPLIED * LANES else LANES
     if t.classes <= COLUMNS or t.inner > 1:
-        rows = max(rows - rows % LANES, <Py_ssize_t>LANES)
+        rows = max(rows - rows % group, <Py_ssize_t>LANES)
     t.block_rows = max(rows, <Py_ssize_t>1)
     return (t.rows + t.block_rows - 1) // t.block_rows
 

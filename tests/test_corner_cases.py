@@ -921,8 +921,6 @@ def test_losses_near_the_largest_float32_add_up(size, backend):
 @pytest.mark.parametrize("share", [1, 0.6, 0.3])
 def test_gradients_of_targets_near_the_largest_number(share, dtype, backend):
     """The gradient is sigmoid(x) - target: nothing before it may overflow."""
-    if dtype == "float64" and backend != "cython":
-        pytest.skip("only the compiled kernels have room for it in float64")
     x = np.array([0, -0.0, 0.1, -0.1, 5, -5, 90, -90, 800, -800], dtype)
     largest = share * np.finfo(dtype).max
     for target in (np.full_like(x, largest), np.full_like(x, -largest)):

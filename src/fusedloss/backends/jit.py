@@ -1377,12 +1377,16 @@ def _binary_cross_entropy_with_logits(
         if with_grad:
             for i in range(count):
                 a, b = 1.0 - t[i], pos[i] * t[i]
-                slope = a - b * e[i] if x[i] >= 0.0 else a * e[i] - b
                 if rounded:
+                    slope = a - b * e[i] if x[i] >= 0.0 else a * e[i] - b
                     grad[i] = w[i] * (slope / (1.0 + e[i])) / D
                 else:
+                    # The numerator of the largest targets overflows, though the gradient does not.
+                    unit = 2.0**128 if abs(t[i]) > 2.0**900 else 1.0
+                    a, b = a / unit, b / unit
+                    slope = a - b * e[i] if x[i] >= 0.0 else a * e[i] - b
                     quotient, rest = _over_one_plus(slope, 0.0, e[i])
-                    grad[i] = w[i] * (quotient + rest) / D
+                    grad[i] = w[i] * (unit * (quotient + rest)) / D
         if with_hess:
             for i in range(count):
                 a, b = 1.0 - t[i], pos[i] * t[i]

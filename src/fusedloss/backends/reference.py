@@ -367,9 +367,11 @@ def binary_cross_entropy_with_logits_grad(x, t, weight, pos_weight=1.0):
 
     For t = 0 and t = 1 one of the two terms is zero: nothing cancels.
     """
-    a, b = 1.0 - t, pos_weight * t
+    # The numerator of the largest targets overflows, though the gradient does not.
+    unit = np.where(np.abs(t) > 2.0**900, 2.0**128, 1.0)
+    a, b = (1.0 - t) / unit, pos_weight * t / unit
     e = np.exp(-np.abs(x))
-    return weight * over_one_plus(np.where(x >= 0, a - b * e, a * e - b), e)
+    return weight * (unit * over_one_plus(np.where(x >= 0, a - b * e, a * e - b), e))
 
 
 def binary_cross_entropy_with_logits_hess(x, t, weight, pos_weight=1.0):

@@ -186,6 +186,7 @@ cdef void softmax_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n) noexcep
     if softmax or not large:
         write_columns_of_lanes(x, classes, softmax, vf_load(high), vf_load(low), lanes.top, vf_load(at_top), rows)
     else:
+        # Each row as it would be among others: only those that need it in float64.
         for c in range(classes):
             for i in range(LANES):
                 at = x[c * LANES + i]

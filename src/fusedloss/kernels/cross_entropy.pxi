@@ -11,9 +11,9 @@
 # so nothing cancels: a confident row keeps all digits of its loss and of its target gradient.
 #
 # Three phases for up to 16 rows at a time: scan (maximum and sums), finish (all logarithms, in lanes), write
-# (gradient and Hessian). Two layouts: rows whose classes lie side by side are scanned one at a time (long_rows.pxi); few
-# classes, or classes that are not on the last axis, are scanned 16 rows side by side (side_by_side.pxi; softmax_rows.pxi
-# for the functions).
+# (gradient and Hessian). Two layouts: rows whose classes lie side by side are scanned one at a time (long_rows.pxi);
+# few classes, or classes that are not on the last axis, are scanned 16 rows side by side (side_by_side.pxi, and
+# softmax_rows.pxi for the functions).
 
 cdef enum:
     KEPT = 2048           # exponentials of float64 rows that are kept for the gradient

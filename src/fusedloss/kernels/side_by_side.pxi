@@ -180,6 +180,13 @@ cdef struct LaneFactors:
     bint needs[LANES]
 
 
+cdef inline void leave_ignored_at_zero(LaneFactors* f, const int64_t* label) noexcept nogil:
+    cdef int i
+    for i in range(LANES):
+        f.high[i] = <float>0.0 if label[i] < 0 else f.high[i]
+        f.low[i] = <float>0.0 if label[i] < 0 else f.low[i]
+
+
 cdef inline void set_factors(LaneFactors* f, const double* p_factor, const double* total) noexcept nogil:
     cdef int i
     cdef int wide = 0
@@ -224,12 +231,11 @@ cdef inline vf scaled_column(const LaneFactors* f, const float* e, const float* 
     return vf_if_equal(label, vf_set(column), at_label, scaled_lanes(f, vf_load(e), vf_load(low)))
 
 
-cdef void write_gradient(const LaneFactors* f, const float* e, const float* low, Py_ssize_t classes,
-                         const float* labels, const float* at_labels, float* rows) noexcept nogil:
+cdef void write_gradient(const LaneFactors* f, const float* e, const float* low, Py_ssize_t classes, vf label,
+                         const float* at_labels, float* rows) noexcept nogil:
     """Gradients of 16 rows of the plain loss, one after the other: scaled exponentials, transposed back. A label's
     entry is put in on the way, in registers: a load that follows a store of a part of it waits for the store."""
     cdef vf v[4]
-    cdef vf label = vf_load(labels)
     cdef vf at_label = vf_load(at_labels)
     cdef Py_ssize_t width = min(classes, <Py_ssize_t>4)
     cdef Py_ssize_t groups = (classes + 3) // 4
@@ -343,7 +349,7 @@ cdef void add_logarithm(Product* p, LaneSums* total) noexcept nogil:
 
 cdef void find_peaks(const float* x, Py_ssize_t classes, vf label, const float* e, const float* low,
                      const double* label_term, Rows* r) noexcept nogil:
-    """The largest class of 16 rows, and the sum of all others; e and low are 0 at the labels, or NULL: not kept."""
+    """The largest class of 16 rows, and the sum of all others; e and low are 0 at the labels."""
     cdef Exponents k = exponents_of(0.0)
     cdef vf columns[4]
     cdef vf top = vf_set(-INFINITY)
@@ -363,23 +369,13 @@ cdef void find_peaks(const float* x, Py_ssize_t classes, vf label, const float* 
             v = vf_if_equal(label, vf_set(<float>c), vf_set(-INFINITY), columns[c - start])
             top_at = vf_if_less(top, v, vf_set(<float>c), top_at)
             top = vf_max(v, top)
-    for at in range(0, classes, 4):
-        start = at if at + 4 <= classes else max(classes - 4, <Py_ssize_t>0)
-        if e == NULL:
-            vf_load_columns(x + start, classes, min(classes, <Py_ssize_t>4), columns)
-        for c in range(at, min(at + 4, classes)):
-            if e == NULL:
-                v = vf_clamp_unless_zero(vf_sub(label, vf_set(<float>c)), k.floor, columns[c - start])
-                v = exp_with_low(v, &k, &lost)
-            else:
-                v = vf_load(e + c * LANES)
-                lost = vf_load(low + c * LANES)
-            v = vf_if_equal(top_at, vf_set(<float>c), vf_set(0.0), v)
-            lost = vf_if_equal(top_at, vf_set(<float>c), vf_set(0.0), lost)
-            sum_0 = vd_add(sum_0, vd_low(v))
-            sum_1 = vd_add(sum_1, vd_high(v))
-            low_0 = vd_add(low_0, vd_low(lost))
-            low_1 = vd_add(low_1, vd_high(lost))
+    for c in range(classes):
+        v = vf_if_equal(top_at, vf_set(<float>c), vf_set(0.0), vf_load(e + c * LANES))
+        lost = vf_if_equal(top_at, vf_set(<float>c), vf_set(0.0), vf_load(low + c * LANES))
+        sum_0 = vd_add(sum_0, vd_low(v))
+        sum_1 = vd_add(sum_1, vd_high(v))
+        low_0 = vd_add(low_0, vd_low(lost))
+        low_1 = vd_add(low_1, vd_high(lost))
     vf_store(tops, top)
     vf_store(tops_at, top_at)
     vd_store(r.others, sum_0)
@@ -399,8 +395,9 @@ cdef void find_peaks(const float* x, Py_ssize_t classes, vf label, const float* 
 
 cdef void make_hessian(const Rows* r, const LaneFactors* f, Py_ssize_t classes, vf label, vf label_e, vf label_low,
                        float* e, const float* low) noexcept nogil:
-    """OUT e: the Hessian of 16 rows of the plain loss, from e and low, which are 0 at the labels. As long rows have it,
-    g - g p with p = g / p_factor; only the largest p can be near 1, and it has a formula of its own."""
+    """OUT e: the Hessian of 16 rows of the plain loss, from e and low, for which label_e and label_low stand in at the
+    labels. As long rows have it, g - g p with p = g / p_factor; only the largest p can be near 1, and it has a formula
+    of its own."""
     cdef double at_peak[LANES]
     cdef float peaks[LANES]
     cdef float at_peaks[LANES]
@@ -412,7 +409,7 @@ cdef void make_hessian(const Rows* r, const LaneFactors* f, Py_ssize_t classes, 
     for i in range(LANES):
         at_peaks[i] = <float>at_peak[i]
         peaks[i] = <float>(r.peak[i] if r.label[i] >= 0 else -2)
-        backs[i] = <float>(1.0 / r.p_factor[i])
+        backs[i] = <float>(1.0 / r.p_factor[i] if r.label[i] >= 0 else 0.0)
     peak = vf_load(peaks)
     at = vf_load(at_peaks)
     back = vf_load(backs)
@@ -423,6 +420,45 @@ cdef void make_hessian(const Rows* r, const LaneFactors* f, Py_ssize_t classes, 
         vf_store(e + c * LANES, vf_if_equal(peak, vf_set(<float>c), at, v))
 
 
+cdef inline bint goes_apart(const Rows* r, const LaneFactors* f, int i) noexcept nogil:
+    """Whether a row's outputs can't be made in lanes: its factor is beyond float32, or it takes no part and has no
+    softmax, which a factor of 0 would keep."""
+    return f.needs[i] or (r.label[i] < 0 and not isfinite(r.total[i]))
+
+
+cdef void store_rows(const Softmax* t, char* data, Py_ssize_t first, Py_ssize_t n, const Rows* r,
+                     const LaneFactors* f, bint some_apart, const float* rows) noexcept nogil:
+    """n rows of an output, but those that have been written apart."""
+    cdef int i
+    if not some_apart:
+        store(data, t.code, first * t.classes, n * t.classes, rows, t.stream)
+        return
+    for i in range(<int>n):
+        if not goes_apart(r, f, i):
+            store(data, t.code, (first + i) * t.classes, t.classes, rows + i * t.classes, False)
+
+
+cdef void write_short_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, const Rows* r, const LaneFactors* f,
+                           bint some_apart, vf label, vf label_e, vf label_low, float* e, const float* low,
+                           float* buffer) noexcept nogil:
+    """Gradient and Hessian of up to 16 short rows of the plain loss, from e, which is spoilt, and low; those of the
+    labels, which a sum may have left out, in label_e and label_low."""
+    cdef float at_labels[LANES]
+    cdef bint whole = t.code == F32 and n == LANES and not some_apart
+    cdef int i
+    for i in range(LANES):
+        at_labels[i] = <float>r.special[i]
+    write_gradient(f, e, low, t.classes, label, at_labels, <float*>t.grad + first * t.classes if whole else buffer)
+    if not whole:
+        store_rows(t, t.grad, first, n, r, f, some_apart, buffer)
+    if t.hess == NULL:
+        return
+    make_hessian(r, f, t.classes, label, label_e, label_low, e, low)
+    rows_of_columns(e, t.classes, <float*>t.hess + first * t.classes if whole else buffer)
+    if not whole:
+        store_rows(t, t.hess, first, n, r, f, some_apart, buffer)
+
+
 cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Product* product) noexcept nogil:
     """Up to 16 short rows, the plain loss without weights, and what it wants of derivatives: False if a logit is larger
     than 30 in size. The bits of each row are those of `lanes_block`.
@@ -431,27 +467,26 @@ cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Product*
     Losses go to their array, or as factors into the product.
     """
     cdef float buffer[SHORT_ROW * LANES]
-    cdef float e[TILE * LANES]
-    cdef float low[TILE * LANES]
+    cdef float e[SHORT_ROW * LANES]
+    cdef float low[SHORT_ROW * LANES]
     cdef float lanes[LANES]
     cdef double rest[LANES]
     cdef double label_term[LANES]
     cdef double v[LANES]
-    cdef double total[LANES]
     cdef float at_labels[LANES]
     cdef LaneFactors factors
     cdef Rows r
     cdef ColumnSums s
     cdef vf columns[4]
     cdef vf ahead[4]
-    cdef vf y, z, e_0, e_1, lost, lost_too
+    cdef vf label, y, z, e_0, e_1, lost, lost_too
     cdef Two two
     cdef Exponents k = exponents_of(0.0)
     cdef Py_ssize_t classes = t.classes
     cdef Py_ssize_t full = classes - classes % 4
     cdef Py_ssize_t start, c
     cdef const float* x = whole_rows(t.logits, t.code, classes, first, n, buffer)
-    cdef bint keep = t.grad != NULL and classes <= TILE
+    cdef bint keep = t.grad != NULL
     # What comes 4 KiB later, in whole groups of rows, is fetched meanwhile.
     cdef const float* further = x + LANES * classes * max(64 // classes, <Py_ssize_t>1)
     cdef int i
@@ -466,7 +501,8 @@ cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Product*
         lanes[i] = <float>r.label[i]
 
     # 1. Sums.
-    s.label = vf_load(lanes)
+    label = vf_load(lanes)
+    s.label = label
     s.sum_0 = vd_set(0.0)
     s.sum_1 = vd_set(0.0)
     s.low = vf_set(0.0)
@@ -550,43 +586,19 @@ cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Product*
         for i in range(LANES):
             r.rest[i] = rest[i]
             r.total[i] = rest[i] + label_term[i]
-            lanes[i] = <float>r.label[i]
         vf_store(at_labels, s.logit)
         for i in range(LANES):
             r.logit[i] = at_labels[i]
-        find_peaks(x, classes, vf_load(lanes), e if keep else NULL, low if keep else NULL, label_term, &r)
+        find_peaks(x, classes, label, e, low, label_term, &r)
 
     # 3. Gradient and Hessian.
     for i in range(LANES):
-        total[i] = rest[i] + label_term[i]
+        r.total[i] = rest[i] + label_term[i]
         r.p_factor[i] = 1.0 / t.divisor
-        r.special[i] = -r.p_factor[i] * (rest[i] / total[i])
-    if not keep:
-        for i in range(LANES):
-            r.base[i] = 0.0
-            r.scale[i] = 0.0
-            r.total[i] = total[i]
-            r.total_low[i] = 0.0
-        write_rows(t, first, n, NULL, &r, <float>0)
-        return True
-    set_factors(&factors, r.p_factor, total)
-    for i in range(LANES):
-        lanes[i] = <float>r.label[i]
-        at_labels[i] = <float>r.special[i]
-        factors.high[i] = <float>0.0 if r.label[i] < 0 else factors.high[i]
-        factors.low[i] = <float>0.0 if r.label[i] < 0 else factors.low[i]
-    if t.code == F32 and n == LANES:
-        write_gradient(&factors, e, low, classes, lanes, at_labels, <float*>t.grad + first * classes)
-    else:
-        write_gradient(&factors, e, low, classes, lanes, at_labels, buffer)
-        store(t.grad, t.code, first * classes, n * classes, <const float*>buffer, t.stream)
-    if t.hess != NULL:
-        make_hessian(&r, &factors, classes, vf_load(lanes), columns[0], lost, e, low)
-        if t.code == F32 and n == LANES:
-            rows_of_columns(e, classes, <float*>t.hess + first * classes)
-        else:
-            rows_of_columns(e, classes, buffer)
-            store(t.hess, t.code, first * classes, n * classes, <const float*>buffer, t.stream)
+        r.special[i] = -r.p_factor[i] * (rest[i] / r.total[i])
+    set_factors(&factors, r.p_factor, r.total)
+    leave_ignored_at_zero(&factors, r.label)
+    write_short_rows(t, first, n, &r, &factors, False, label, columns[0], lost, e, low, buffer)
     return True
 
 
@@ -768,10 +780,48 @@ cdef void lanes_block(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r,
                 take_lane(r, &again, i)
     if t.grad == NULL and t.hess == NULL:
         return
-    if t.inner == 1 and t.classes > TILE:
-        write_rows(t, first, n, NULL, r, <real>0)
+    if real is float and t.inner == 1 and t.classes > TILE:
+        write_wide_lanes(t, first, n, rows, r)
     else:
         write_lanes(t, &tile, r, rows, x, e, low)
+
+
+cdef void write_wide_lanes(const Softmax* t, Py_ssize_t first, Py_ssize_t n, const float* rows,
+                           const Rows* r) noexcept nogil:
+    """Gradient and Hessian of up to 16 rows of the plain loss, too long for a tile."""
+    cdef float e[SHORT_ROW * LANES]
+    cdef float low[SHORT_ROW * LANES]
+    cdef float buffer[SHORT_ROW * LANES]
+    cdef float base[LANES]
+    cdef float magic[LANES]
+    cdef float floor[LANES]
+    cdef float labels[LANES]
+    cdef float logits[LANES]
+    cdef vf label_e, label_low
+    cdef Exponents k
+    cdef LaneFactors factors
+    cdef bint some_apart = False
+    cdef int i
+    for i in range(LANES):
+        base[i] = <float>r.base[i]
+        magic[i] = magic_of_lane(r.scale[i], <float>0)
+        floor[i] = floor_of_lane(r.scale[i], <float>0)
+        labels[i] = <float>r.label[i]
+        logits[i] = <float>r.logit[i]
+    k = exponents_of(0.0)
+    k.magic = vf_load(magic)
+    k.floor = vf_load(floor)
+    label_e = exp_with_low(vf_max(k.floor, vf_sub(vf_load(logits), vf_load(base))), &k, &label_low)
+    columns_of_rows(rows, t.classes, 0, t.classes, e)
+    exp_lanes(<const float*>e, t.classes, <const float*>base, <const float*>magic, <const float*>floor, e, low)
+    set_factors(&factors, r.p_factor, r.total)
+    leave_ignored_at_zero(&factors, r.label)
+    for i in range(<int>n):
+        if goes_apart(r, &factors, i):
+            # First of all: this reads the logits, which outputs may replace.
+            some_apart = True
+            write_columns(t, first + i, 0, t.classes, NULL, r, i, <float>0)
+    write_short_rows(t, first, n, r, &factors, some_apart, vf_load(labels), label_e, label_low, e, low, buffer)
 
 
 cdef inline void take_lane(Rows* r, const Rows* other, int i) noexcept nogil:

@@ -2,6 +2,7 @@
 
 import copy
 import doctest
+import functools
 import importlib
 import inspect
 import pickle
@@ -11,6 +12,7 @@ import sys
 import textwrap
 from importlib import resources
 
+import numpy as np
 import pytest
 
 import fusedloss as fl
@@ -156,6 +158,52 @@ def test_losses_are_pickled_and_copied_by_name(loss):
 def test_methods_are_pickled(loss):
     method = pickle.loads(pickle.dumps(loss.value_and_grad))
     assert method == loss.value_and_grad
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_methods_are_those_of_the_class_whatever_way_they_are_called(loss, verb):
+    """The instance's may be compiled; the class has what is written in Python."""
+    first, *_ = inspect.signature(loss).parameters
+    x = np.linspace(0.1, 0.9, 12).reshape(4, 3).astype(np.float32)
+    target = np.array([0, 2, 1, 0]) if loss.name == "cross_entropy" else x > 0.5
+    method = getattr(type(loss), verb)
+    assert inspect.isfunction(method)
+    new_text = "".join(["reduc", "tion"])  # is not the object that is in the source code
+    ways = [
+        lambda f: f(x, target),
+        lambda f: f(x, target, reduction="sum"),
+        lambda f: f(x, target, num_threads=2, weight=None, reduction="sum"),
+        lambda f: f(x, target, **{new_text: "sum"}),
+        lambda f: f(target=target, **{first: x}),
+        lambda f: f(x, target=target, reduction="none"),
+        lambda f: f(x.tolist(), target.tolist()),
+    ]
+    if verb == "value_and_grad":
+        ways.append(lambda f: f(x, target, out=np.empty_like(x)))
+    for way in ways:
+        ours, written = way(getattr(loss, verb)), way(functools.partial(method, loss))
+        assert type(ours) is type(written)
+        outputs = ([ours], [written]) if verb == "__call__" else (ours, written)
+        for one, other in zip(*outputs, strict=True):
+            np.testing.assert_array_equal(one, other)
+    mistakes = [
+        ((x,), {}),
+        ((x, target, "sum"), {}),
+        ((x, target), {"size_average": True}),
+        ((x, target), {"reduction": "average"}),
+        ((x, target[:2]), {}),
+    ]
+    for given, options in mistakes:
+        messages = []
+        for f in (getattr(loss, verb), functools.partial(method, loss)):
+            with pytest.raises((TypeError, ValueError)) as caught:
+                f(*given, **options)
+            messages.append(str(caught.value))
+        assert messages[0] == messages[1]
+    with fl.use_backend("numpy"):
+        theirs = getattr(loss, verb)(x, target)
+    assert type(theirs) is type(getattr(loss, verb)(x, target))
 
 
 @pytest.mark.parametrize("loss", LOSSES)

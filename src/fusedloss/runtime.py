@@ -226,10 +226,10 @@ _loading = allocate_lock()
 _backends = {name: Backend(name) for name in BACKENDS}  # the best first
 _reasons: dict[str, str] = {}  # backend -> why it cannot run here
 _default = _choose()
-_active: ContextVar[Backend] = ContextVar("fusedloss_backend", default=_default)
+active_backend: ContextVar[Backend] = ContextVar("fusedloss_backend", default=_default)
 
 # Returns the backend for calls made here and now. On the way of every call, so not wrapped up.
-active = _active.get
+active = active_backend.get
 
 
 @contextmanager
@@ -265,11 +265,11 @@ def use_backend(name: str) -> Iterator[None]:
         raise ValueError(f"backend must be {_one_of(quoted)}, not {_quote(name)}")
     backend = _backends[name]
     backend.load()
-    token = _active.set(backend)
+    token = active_backend.set(backend)
     try:
         yield
     finally:
-        _active.reset(token)
+        active_backend.reset(token)
 
 
 def _quote(value: object) -> str:

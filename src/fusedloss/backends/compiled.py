@@ -19,6 +19,7 @@ RUNS = {
     "aarch64": ("aarch64",),
 }
 NAMES = (
+    "FastMethod",
     "cross_entropy",
     "binary_cross_entropy_with_logits",
     "binary_cross_entropy",

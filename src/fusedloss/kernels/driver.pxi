@@ -33,6 +33,7 @@ include "long_rows.pxi"
 include "side_by_side.pxi"
 include "softmax_rows.pxi"
 include "pointwise.pxi"
+include "door.pxi"
 
 cnp.import_array()
 

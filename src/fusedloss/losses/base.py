@@ -11,6 +11,9 @@ from collections.abc import Callable, Mapping
 from inspect import cleandoc
 from typing import Any, ClassVar, TypeVar
 
+from ..backends import GRAD_AND_HESS, VALUE, VALUE_AND_GRAD
+from ..dispatch import fast_method
+
 Bounds = Mapping[str, Mapping[str, float]]
 
 
@@ -137,3 +140,18 @@ def documented(**parts: str) -> Callable[[_LossClass], _LossClass]:
         return loss
 
     return complete
+
+
+_LossInstance = TypeVar("_LossInstance", bound=Loss)
+
+_VERBS = {"__call__": VALUE, "value_and_grad": VALUE_AND_GRAD, "grad_and_hess": GRAD_AND_HESS}
+
+
+def with_fast_methods(loss: _LossInstance) -> _LossInstance:
+    """Return the loss, the one instance of its class, with the fastest methods there are."""
+    for name, verb in _VERBS.items():
+        method = getattr(loss, name)
+        fast = fast_method(loss.name, verb, method)
+        if fast is not method:
+            setattr(type(loss), name, fast)
+    return loss

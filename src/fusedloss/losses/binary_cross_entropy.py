@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 from ..backends import GRAD_AND_HESS, VALUE, VALUE_AND_GRAD
 from ..dispatch import evaluate
-from .base import Bounds, Loss, documented
+from .base import Bounds, Loss, documented, with_fast_methods
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -476,5 +476,5 @@ class BinaryCrossEntropy(Loss):
         return result
 
 
-binary_cross_entropy_with_logits = BinaryCrossEntropyWithLogits()
-binary_cross_entropy = BinaryCrossEntropy()
+binary_cross_entropy_with_logits = with_fast_methods(BinaryCrossEntropyWithLogits())
+binary_cross_entropy = with_fast_methods(BinaryCrossEntropy())

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 from ..backends import GRAD_AND_HESS, VALUE, VALUE_AND_GRAD
 from ..dispatch import evaluate
-from .base import Bounds, Loss, documented
+from .base import Bounds, Loss, documented, with_fast_methods
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -311,4 +311,4 @@ class CrossEntropy(Loss):
         return result
 
 
-cross_entropy = CrossEntropy()
+cross_entropy = with_fast_methods(CrossEntropy())

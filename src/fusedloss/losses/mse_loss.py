@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 from ..backends import GRAD_AND_HESS, VALUE, VALUE_AND_GRAD
 from ..dispatch import evaluate
-from .base import Bounds, Loss, documented
+from .base import Bounds, Loss, documented, with_fast_methods
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -223,4 +223,4 @@ class MSELoss(Loss):
         return result
 
 
-mse_loss = MSELoss()
+mse_loss = with_fast_methods(MSELoss())

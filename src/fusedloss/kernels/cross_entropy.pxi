@@ -114,16 +114,17 @@ ctypedef fused integer:
 
 
 cdef inline void classify(const integer* source, const Softmax* t, Py_ssize_t n, int64_t* labels) noexcept nogil:
-    cdef int64_t label
+    cdef int64_t label, valid
     cdef int64_t ignored = t.ignore_index
-    cdef bint ignoring = t.ignoring
-    cdef uint64_t classes = <uint64_t>t.classes
+    cdef int64_t ignoring = t.ignoring
+    cdef int64_t classes = t.classes
     cdef Py_ssize_t i
     for i in range(n):
-        # uint64 keeps its bits here: above 2^63 it is out of range as unsigned, as negative numbers are.
+        # uint64 keeps its bits here: from 2^63 on it is negative, and out of range. All in numbers of one width, which
+        # vectorises.
         label = <int64_t>source[i]
-        labels[i] = (IGNORED if ignoring and label == ignored
-                     else (label if <uint64_t>label < classes else OUT_OF_RANGE))
+        valid = label if (label >= 0) & (label < classes) else <int64_t>OUT_OF_RANGE
+        labels[i] = <int64_t>IGNORED if (label == ignored) & (ignoring != 0) else valid
 
 
 cdef void read_labels(const Softmax* t, Py_ssize_t first, Py_ssize_t n, int64_t* labels) noexcept nogil:

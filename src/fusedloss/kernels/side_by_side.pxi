@@ -498,7 +498,8 @@ cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Product*
     for i in range(LANES):
         # Labels were checked before; should another thread have changed them since, stay inside the arrays.
         r.label[i] = r.label[i] if r.label[i] >= 0 else IGNORED
-        lanes[i] = <float>r.label[i]
+        # Short rows have few classes, and x86-64-v3 can convert no wider integers in lanes.
+        lanes[i] = <float><int32_t>r.label[i]
 
     # 1. Sums.
     label = vf_load(lanes)

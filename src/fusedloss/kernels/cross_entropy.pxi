@@ -29,6 +29,7 @@ cdef enum Kind:
 cdef enum:
     IGNORED = -1
     OUT_OF_RANGE = -2
+    MISTAKEN = -1
 
 cdef struct Softmax:
     # One call. Pointers marked OUT may be NULL.
@@ -58,6 +59,7 @@ cdef struct Softmax:
     char* hess                   # OUT like the logits
     Sum* sums                    # OUT (blocks,)
     Sum* z_sums                  # OUT (blocks,)
+    int64_t* counts              # OUT (blocks,): rows that take part, MISTAKEN if a label is out of range
     Py_ssize_t block_rows
     bint stream                  # outputs go past the caches
 
@@ -146,6 +148,17 @@ cdef void read_labels(const Softmax* t, Py_ssize_t first, Py_ssize_t n, int64_t*
         classify(<const uint32_t*>at, t, n, labels)
     else:
         classify(<const uint64_t*>at, t, n, labels)
+
+
+cdef inline void count_labels(const int64_t* labels, int64_t* count) noexcept nogil:
+    """Add the rows among 16 that take part; MISTAKEN for good if a label is out of range."""
+    cdef int64_t taking_part = 0
+    cdef int64_t mistakes = 0
+    cdef int i
+    for i in range(LANES):
+        taking_part += labels[i] >= 0
+        mistakes += labels[i] == OUT_OF_RANGE
+    count[0] = MISTAKEN if (mistakes > 0) | (count[0] == MISTAKEN) else count[0] + taking_part
 
 
 cdef struct Census:
@@ -408,8 +421,8 @@ cdef void finish_options(const Softmax* t, Rows* r) noexcept nogil:
                 r.special[i] += extra * (e / r.total[i]) - r.q_factor[i] * r.class_weight[i]
 
 
-cdef void read_row_options(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r) noexcept nogil:
-    """Labels, weights and neutral values of rows first..first+n; lanes beyond n count as ignored."""
+cdef void read_row_options(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r, int64_t* count) noexcept nogil:
+    """Labels, weights and neutral values of rows first..first+n; lanes beyond n count as ignored. Add to count."""
     cdef Py_ssize_t i
     if t.kind == CROSS_ENTROPY and not t.soft:
         read_labels(t, first, n, r.label)
@@ -418,8 +431,9 @@ cdef void read_row_options(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Row
             r.label[i] = 0
     for i in range(n, LANES):
         r.label[i] = IGNORED
+    count_labels(r.label, count)
     for i in range(LANES):
-        # The labels were checked before; should another thread have changed them since, stay inside the arrays.
+        # The labels are checked before or beside this; whatever they are, stay inside the arrays.
         if r.label[i] < 0:
             r.label[i] = IGNORED
         r.maximum[i] = 0.0
@@ -463,6 +477,7 @@ cdef void softmax_block(Softmax* t, Py_ssize_t block, real tag) noexcept nogil:
     cdef Rows r
     cdef LaneSums total, z_total
     cdef Product product
+    cdef int64_t count = 0
     cdef bint side_by_side = few_classes(t)
     cdef bint direct = (real is float and side_by_side and t.inner == 1 and plain(t) and t.weight == NULL
                         and t.sample_weight == NULL and t.divisor < 1e12)
@@ -477,7 +492,7 @@ cdef void softmax_block(Softmax* t, Py_ssize_t block, real tag) noexcept nogil:
             group //= 2
     while first < last:
         n = min(group, last - first)
-        if direct and direct_rows(t, first, n, &product):
+        if direct and direct_rows(t, first, n, &product, &count):
             if product.factors == MULTIPLIED:
                 add_logarithm(&product, &total)
             first += n
@@ -486,7 +501,7 @@ cdef void softmax_block(Softmax* t, Py_ssize_t block, real tag) noexcept nogil:
             softmax_rows(t, first, n)
             first += n
             continue
-        read_row_options(t, first, n, &r)
+        read_row_options(t, first, n, &r, &count)
         if side_by_side:
             lanes_block(t, first, n, &r, <real>0)
         else:
@@ -515,6 +530,8 @@ cdef void softmax_block(Softmax* t, Py_ssize_t block, real tag) noexcept nogil:
         add_logarithm(&product, &total)
     if t.stream:
         fl_fence()
+    if t.counts != NULL:
+        t.counts[block] = count
     if t.sums != NULL:
         t.sums[block] = fold(&total)
     if t.z_sums != NULL:

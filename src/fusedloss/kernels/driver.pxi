@@ -482,9 +482,13 @@ cdef bint worth_streaming(Py_ssize_t items, Code code, const char* x, const char
     return items * size_of(code) * outputs >= STREAMED_BYTES and grad != x and hess != x
 
 
+cdef inline bint shares_rows(const Softmax* t) noexcept:
+    return t.inner == 1 and t.rows < SHARED_ROWS and t.classes >= SHARED_CLASSES
+
+
 cdef int run_softmax(Softmax* t, Py_ssize_t blocks, int threads) except -1:
     t.stream = worth_streaming(t.rows * t.classes, t.code, t.logits, t.grad, t.hess)
-    if t.inner == 1 and t.rows < SHARED_ROWS and t.classes >= SHARED_CLASSES:
+    if shares_rows(t):
         share_rows(t, threads)
     elif t.code == F64:
         run(softmax_block_double, t, blocks, threads, softmax_ns(t))
@@ -501,12 +505,13 @@ cdef int share_rows(Softmax* t, int threads) except -1:
     cdef Py_ssize_t groups = groups_of(t)
     cdef bint wide = t.code == F64
     cdef double ns = softmax_ns(t) / <double>t.rows
+    cdef int64_t counted = 0      # before
     memory = bytearray(groups * sizeof(RowScan))
     s.parts = <RowScan*>PyByteArray_AS_STRING(memory)
     s.softmax = t
     s.rows = &r
     for s.row in range(t.rows):
-        read_row_options(t, s.row, 1, &r)
+        read_row_options(t, s.row, 1, &r, &counted)
         if r.label[0] != IGNORED:
             s.label = label_of(t, &r, 0)
             run(shared_scan_double if wide else shared_scan_float, &s, groups, threads, ns)
@@ -588,6 +593,16 @@ cdef bint set_ignore_index(Softmax* t, object ignore_index) except -1:
     return True
 
 
+cdef int64_t sum_of_counts(const int64_t* counts, Py_ssize_t blocks) noexcept:
+    cdef int64_t total = 0
+    cdef Py_ssize_t i
+    for i in range(blocks):
+        if counts[i] == MISTAKEN:
+            return MISTAKEN
+        total += counts[i]
+    return total
+
+
 def cross_entropy(verb, logits, target, weight, sample_weight, ignore_index, label_smoothing, z_loss, reduction, axis,
                   num_threads, out):
     """Softmax cross-entropy; the contract is in fusedloss.backends."""
@@ -597,8 +612,12 @@ def cross_entropy(verb, logits, target, weight, sample_weight, ignore_index, lab
     cdef Py_ssize_t blocks
     cdef double value
     cdef object grad, hess, rows
+    cdef bint counting
+    cdef int64_t counted
     cdef Sum few[128]
+    cdef int64_t few_counts[64]
     cdef Sum* sums = few
+    cdef int64_t* counts = few_counts
 
     memset(&t, 0, sizeof(Softmax))
     t.kind = CROSS_ENTROPY
@@ -651,7 +670,9 @@ def cross_entropy(verb, logits, target, weight, sample_weight, ignore_index, lab
         if outputs is None:
             return NotImplemented
         grad, hess = outputs
-    if not take_census(&t, threads, r == MEAN):
+    # Before anything is written to outputs, which a mistake must leave alone. A value counts on the way.
+    counting = v == VALUE and not t.soft and t.weight == NULL and t.sample_weight == NULL and not shares_rows(&t)
+    if not counting and not take_census(&t, threads, r == MEAN):
         return NotImplemented
 
     if t.smoothing > 0.0:
@@ -661,6 +682,12 @@ def cross_entropy(verb, logits, target, weight, sample_weight, ignore_index, lab
     if hess is not None:
         t.hess = <char*>cnp.PyArray_DATA(<cnp.ndarray>hess)
     blocks = choose_blocks(&t)
+    if blocks > 64:
+        memory = bytearray(blocks * (2 * sizeof(Sum) + sizeof(int64_t)))
+        sums = <Sum*>PyByteArray_AS_STRING(memory)
+        counts = <int64_t*>(sums + 2 * blocks)
+    if counting:
+        t.counts = counts
     rows = None
     if v != GRAD_AND_HESS:
         if r == NO_REDUCTION:
@@ -668,13 +695,17 @@ def cross_entropy(verb, logits, target, weight, sample_weight, ignore_index, lab
             t.losses = <char*>cnp.PyArray_DATA(<cnp.ndarray>rows)
             t.loss_code = F64 if t.code == F64 else F32
         else:
-            if blocks > 64:
-                memory = bytearray(2 * blocks * sizeof(Sum))
-                sums = <Sum*>PyByteArray_AS_STRING(memory)
             t.sums = sums
             if t.z_loss > 0.0:
                 t.z_sums = sums + blocks
     run_softmax(&t, blocks, threads)
+    if counting:
+        counted = sum_of_counts(counts, blocks)
+        if counted == MISTAKEN:
+            return NotImplemented
+        if r == MEAN:
+            t.divisor = <double>counted
+            t.z_divisor = t.divisor
     if t.sums == NULL:
         return answer(v, rows, grad, hess)
     value = total_of(t.sums, blocks, t.divisor)

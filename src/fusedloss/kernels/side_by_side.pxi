@@ -459,12 +459,13 @@ cdef void write_short_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, con
         store_rows(t, t.hess, first, n, r, f, some_apart, buffer)
 
 
-cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Product* product) noexcept nogil:
+cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Product* product,
+                      int64_t* count) noexcept nogil:
     """Up to 16 short rows, the plain loss without weights, and what it wants of derivatives: False if a logit is larger
     than 30 in size. The bits of each row are those of `lanes_block`.
 
     Then no exponential needs a shift, and none can be lost: no maximum is looked for, and each class is read once.
-    Losses go to their array, or as factors into the product.
+    Losses go to their array, or as factors into the product; rows that take part are added to count.
     """
     cdef float buffer[SHORT_ROW * LANES]
     cdef float e[SHORT_ROW * LANES]
@@ -489,14 +490,16 @@ cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Product*
     cdef bint keep = t.grad != NULL
     # What comes 4 KiB later, in whole groups of rows, is fetched meanwhile.
     cdef const float* further = x + LANES * classes * max(64 // classes, <Py_ssize_t>1)
+    cdef int64_t counted = count[0]
     cdef int i
     cdef int large = 0
 
     read_labels(t, first, n, r.label)
     for i in range(<int>n, LANES):
         r.label[i] = IGNORED
+    count_labels(r.label, &counted)
     for i in range(LANES):
-        # Labels were checked before; should another thread have changed them since, stay inside the arrays.
+        # Labels are checked before or beside this; whatever they are, stay inside the arrays.
         r.label[i] = r.label[i] if r.label[i] >= 0 else IGNORED
         # Short rows have few classes, and x86-64-v3 can convert no wider integers in lanes.
         lanes[i] = <float><int32_t>r.label[i]
@@ -570,6 +573,7 @@ cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Product*
         large |= (not (lanes[i] >= <float>-30.0)) | ((r.label[i] < 0) & (rest[i] != rest[i]))
     if large:
         return False
+    count[0] = counted
     if t.sums != NULL:
         for i in range(LANES):
             v[i] = 0.0 if r.label[i] == IGNORED else rest[i] / label_term[i]

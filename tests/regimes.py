@@ -134,6 +134,15 @@ def _two_ahead(rng, rows, classes):
     return x
 
 
+def _few_ahead(rng, rows, classes):
+    """Four of them, side by side or 16 apart: in float32 each is rounded as often as it is added."""
+    x = rng.normal(size=(rows, classes))
+    apart = np.where(np.arange(rows) % 2, 1, 16)[:, None]
+    at = rng.integers(classes, size=(rows, 1)) + apart * np.arange(4)
+    x[np.arange(rows)[:, None], at % classes] += 12
+    return x
+
+
 def _outliers(rng, rows, classes):
     return rng.normal(size=(rows, classes)) * np.where(rng.random((rows, classes)) < 0.05, 15, 3)
 
@@ -163,6 +172,7 @@ ROW_REGIMES = {
     "offset 1e8": lambda rng, n, c: rng.normal(size=(n, c)) * 30 + 1e8,
     "near overflow": lambda rng, n, c: rng.uniform(-1, 1, size=(n, c)),  # times the largest number
     "two ahead": _two_ahead,
+    "few ahead": _few_ahead,
     "one ahead": lambda rng, n, c: _ahead(rng, n, c, 1, 15),
     "confident and right": lambda rng, n, c: _ahead(rng, n, c, 15, 100),
     "confident and wrong": lambda rng, n, c: _ahead(rng, n, c, 15, 100),

@@ -125,7 +125,7 @@ class CrossEntropy(Loss):
         "value": {"float32": 1.5, "float64": 2.0},
         "mean": {"float32": 1.5, "float64": 2.0},
         "grad": {"float32": 2.0, "float64": 2.5},
-        "hess": {"float32": 2.0, "float64": 2.5},
+        "hess": {"float32": 2.5, "float64": 2.5},
     }
 
     @overload

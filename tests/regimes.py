@@ -135,7 +135,7 @@ def _two_ahead(rng, rows, classes):
 
 
 def _few_ahead(rng, rows, classes):
-    """Four of them, side by side or 16 apart: in float32 each is rounded as often as it is added."""
+    """Four of them, side by side or 16 apart: in float32 each is rounded as often as added."""
     x = rng.normal(size=(rows, classes))
     apart = np.where(np.arange(rows) % 2, 1, 16)[:, None]
     at = rng.integers(classes, size=(rows, 1)) + apart * np.arange(4)

@@ -386,7 +386,7 @@ cdef void find_peaks(const float* x, Py_ssize_t classes, vf label, const float* 
     set_terms(top, lost, top_term)
     for i in range(LANES):
         r.top[i] = tops[i]
-        r.top_at[i] = <int64_t>tops_at[i]
+        r.top_at[i] = <int64_t><int32_t>tops_at[i]
         r.others[i] = r.others[i] + lows[i]
         r.pp_factor[i] = 0.0
         r.log_total[i] = 0.0
@@ -408,7 +408,7 @@ cdef void make_hessian(const Rows* r, const LaneFactors* f, Py_ssize_t classes, 
     hessians_at_peaks(r, at_peak)
     for i in range(LANES):
         at_peaks[i] = <float>at_peak[i]
-        peaks[i] = <float>(r.peak[i] if r.label[i] >= 0 else -2)
+        peaks[i] = <float><int32_t>(r.peak[i] if r.label[i] >= 0 else <int64_t>-2)
         backs[i] = <float>(1.0 / r.p_factor[i] if r.label[i] >= 0 else 0.0)
     peak = vf_load(peaks)
     at = vf_load(at_peaks)
@@ -811,7 +811,7 @@ cdef void write_wide_lanes(const Softmax* t, Py_ssize_t first, Py_ssize_t n, con
         base[i] = <float>r.base[i]
         magic[i] = magic_of_lane(r.scale[i], <float>0)
         floor[i] = floor_of_lane(r.scale[i], <float>0)
-        labels[i] = <float>r.label[i]
+        labels[i] = <float><int32_t>r.label[i]
         logits[i] = <float>r.logit[i]
     k = exponents_of(0.0)
     k.magic = vf_load(magic)

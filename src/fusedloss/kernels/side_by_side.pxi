@@ -12,6 +12,7 @@ cdef enum:
     FEW_CLASSES = 40      # ... and all else
     TILE = 64             # classes of 16 rows held in scratch at a time
     MULTIPLIED = 8        # rows in each lane for one logarithm
+    COPIED = 32           # classes from which on outputs go past the caches, by way of a copy; of fewer it would wait
     DIRECT = 60           # up to this gap between the maximum and the label E_y is far from underflow
 
 
@@ -444,7 +445,8 @@ cdef void write_short_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, con
     """Gradient and Hessian of up to 16 short rows of the plain loss, from e, which is spoilt, and low; those of the
     labels, which a sum may have left out, in label_e and label_low."""
     cdef float at_labels[LANES]
-    cdef bint whole = t.code == F32 and n == LANES and not some_apart
+    cdef bint copied = t.stream and t.classes >= COPIED
+    cdef bint whole = t.code == F32 and n == LANES and not some_apart and not copied
     cdef int i
     for i in range(LANES):
         at_labels[i] = <float>r.special[i]

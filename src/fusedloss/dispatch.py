@@ -8,6 +8,8 @@ Python: `fast_method`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from . import arguments
@@ -24,7 +26,7 @@ def evaluate(name: str, *given: Any) -> Any:
     return _friendly(backend, name, given)
 
 
-def _friendly(backend: Backend, name: str, given: tuple[Any, ...]) -> Any:
+def _friendly(backend: Backend, name: str, given: Sequence[Any]) -> Any:
     prepared: arguments.Prepared = getattr(arguments, name)(*given)
     if backend.module is None:
         backend.load()
@@ -41,11 +43,12 @@ def _friendly(backend: Backend, name: str, given: tuple[Any, ...]) -> Any:
 def fast_method(name: str, verb: int, method: Any) -> Any:
     """Return a method of the loss `name` that is at the fast door without a frame of Python.
 
-    What it declines goes to `method`, which also has the docstring and the signature. Where there
-    is no compiled backend, `method` itself.
+    `method`, the one written in Python, has its docstring and signature, and does what it does not
+    recognise. Where there is no compiled backend, `method` itself.
     """
     backend = active()
     if not backend.fast:
         return method
-    made = backend.functions["FastMethod"]
-    return made(method, backend.functions[name], verb, active_backend, backend)
+    friendly = partial(_friendly, backend, name)
+    compiled = backend.functions["FastMethod"]
+    return compiled(method, backend.functions[name], friendly, verb, active_backend, backend)

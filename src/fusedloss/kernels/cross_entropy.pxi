@@ -150,14 +150,21 @@ cdef void read_labels(const Softmax* t, Py_ssize_t first, Py_ssize_t n, int64_t*
         classify(<const uint64_t*>at, t, n, labels)
 
 
-cdef inline void count_labels(const int64_t* labels, int64_t* count) noexcept nogil:
-    """Add the rows among 16 that take part; MISTAKEN for good if a label is out of range."""
+cdef inline void take_labels(const Softmax* t, Py_ssize_t first, Py_ssize_t n, int64_t* labels,
+                             int64_t* count) noexcept nogil:
+    """Labels of up to 16 rows, IGNORED where there is no class to be used. Add to count the rows that take part; it is
+    MISTAKEN for good if a label is out of range."""
     cdef int64_t taking_part = 0
     cdef int64_t mistakes = 0
     cdef int i
+    read_labels(t, first, n, labels)
+    for i in range(<int>n, LANES):
+        labels[i] = IGNORED
     for i in range(LANES):
         taking_part += labels[i] >= 0
         mistakes += labels[i] == OUT_OF_RANGE
+        # They are checked before or by this count; until it is looked at, stay inside the arrays.
+        labels[i] = labels[i] if labels[i] >= 0 else IGNORED
     count[0] = MISTAKEN if (mistakes > 0) | (count[0] == MISTAKEN) else count[0] + taking_part
 
 
@@ -425,17 +432,11 @@ cdef void read_row_options(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Row
     """Labels, weights and neutral values of rows first..first+n; lanes beyond n count as ignored. Add to count."""
     cdef Py_ssize_t i
     if t.kind == CROSS_ENTROPY and not t.soft:
-        read_labels(t, first, n, r.label)
+        take_labels(t, first, n, r.label, count)
     else:
-        for i in range(n):
-            r.label[i] = 0
-    for i in range(n, LANES):
-        r.label[i] = IGNORED
-    count_labels(r.label, count)
+        for i in range(LANES):
+            r.label[i] = 0 if i < n else IGNORED
     for i in range(LANES):
-        # The labels are checked before or beside this; whatever they are, stay inside the arrays.
-        if r.label[i] < 0:
-            r.label[i] = IGNORED
         r.maximum[i] = 0.0
         r.top[i] = 0.0
         r.top_at[i] = 0

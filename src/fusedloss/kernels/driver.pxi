@@ -610,6 +610,7 @@ def cross_entropy(verb, logits, target, weight, sample_weight, ignore_index, lab
     cdef int v = verb
     cdef int r, code, along, threads
     cdef Py_ssize_t blocks
+    cdef Py_ssize_t parts = 0      # sums of each block
     cdef double value
     cdef object grad, hess, rows
     cdef bint counting
@@ -682,10 +683,12 @@ def cross_entropy(verb, logits, target, weight, sample_weight, ignore_index, lab
     if hess is not None:
         t.hess = <char*>cnp.PyArray_DATA(<cnp.ndarray>hess)
     blocks = choose_blocks(&t)
+    if v != GRAD_AND_HESS and r != NO_REDUCTION:
+        parts = 2 if t.z_loss > 0.0 else 1
     if blocks > 64:
-        memory = bytearray(blocks * (2 * sizeof(Sum) + sizeof(int64_t)))
+        memory = bytearray(blocks * (parts * sizeof(Sum) + (sizeof(int64_t) if counting else 0)))
         sums = <Sum*>PyByteArray_AS_STRING(memory)
-        counts = <int64_t*>(sums + 2 * blocks)
+        counts = <int64_t*>(sums + parts * blocks)
     if counting:
         t.counts = counts
     rows = None

@@ -81,6 +81,11 @@ cdef inline void rows_of_columns(const float* values, Py_ssize_t classes, float*
         at += 4
 
 
+cdef inline bint goes_straight(const Softmax* t, Py_ssize_t n) noexcept nogil:
+    """Whether outputs of whole rows are transposed to where they belong, without a copy."""
+    return t.code == F32 and n == LANES and not (t.stream and t.classes >= COPIED)
+
+
 cdef inline const float* whole_rows(const char* data, Code code, Py_ssize_t classes, Py_ssize_t first, Py_ssize_t n,
                                     float* buffer) noexcept nogil:
     """16 rows of short rows that lie one after the other, the missing ones zero: in place if they can be."""
@@ -445,8 +450,7 @@ cdef void write_short_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, con
     """Gradient and Hessian of up to 16 short rows of the plain loss, from e, which is spoilt, and low; those of the
     labels, which a sum may have left out, in label_e and label_low."""
     cdef float at_labels[LANES]
-    cdef bint copied = t.stream and t.classes >= COPIED
-    cdef bint whole = t.code == F32 and n == LANES and not some_apart and not copied
+    cdef bint whole = goes_straight(t, n) and not some_apart
     cdef int i
     for i in range(LANES):
         at_labels[i] = <float>r.special[i]
@@ -496,13 +500,8 @@ cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Product*
     cdef int i
     cdef int large = 0
 
-    read_labels(t, first, n, r.label)
-    for i in range(<int>n, LANES):
-        r.label[i] = IGNORED
-    count_labels(r.label, &counted)
+    take_labels(t, first, n, r.label, &counted)
     for i in range(LANES):
-        # Labels are checked before or beside this; whatever they are, stay inside the arrays.
-        r.label[i] = r.label[i] if r.label[i] >= 0 else IGNORED
         # Short rows have few classes, and x86-64-v3 can convert no wider integers in lanes.
         lanes[i] = <float><int32_t>r.label[i]
 

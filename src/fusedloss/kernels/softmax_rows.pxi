@@ -181,7 +181,7 @@ cdef void softmax_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n) noexcep
                 high[i] = NAN if row_has_nan(t, first + i) else INFINITY
         store(t.losses, t.loss_code, first, n, high, False)
         return
-    if t.code == F32 and n == LANES and not (t.stream and classes >= COPIED):
+    if goes_straight(t, n):
         rows = <float*>t.grad + first * classes
     if softmax or not large:
         write_columns_of_lanes(x, classes, softmax, vf_load(high), vf_load(low), lanes.top, vf_load(at_top), rows)

@@ -194,41 +194,6 @@ cdef inline double exp_shifted_low(double x, double base, double magic, double f
     return 0.0 if y < floor else low * power_of_two(z)
 
 
-cdef inline double largest(const real* x, Py_ssize_t n) noexcept nogil:
-    """Maximum of x[0:n]; -inf if there is none. nan is passed over: a sum will see it."""
-    cdef real lanes[64]
-    cdef real best
-    cdef Py_ssize_t full = n - n % 64
-    cdef Py_ssize_t blocks = full // 64
-    cdef Py_ssize_t block, at, i
-    for i in range(64):
-        lanes[i] = -INFINITY
-    for block in range(blocks):
-        at = 64 * block
-        for i in range(64):
-            lanes[i] = x[at + i] if x[at + i] > lanes[i] else lanes[i]
-    for i in range(32):
-        lanes[i] = lanes[i + 32] if lanes[i + 32] > lanes[i] else lanes[i]
-    for i in range(16):
-        lanes[i] = lanes[i + 16] if lanes[i + 16] > lanes[i] else lanes[i]
-    if n >= LANES:
-        for block in range((n - full) // LANES):
-            at = full + LANES * block
-            for i in range(LANES):
-                lanes[i] = x[at + i] if x[at + i] > lanes[i] else lanes[i]
-        for i in range(LANES):
-            lanes[i] = x[n - LANES + i] if x[n - LANES + i] > lanes[i] else lanes[i]
-    else:
-        for i in range(n):
-            lanes[i] = x[i] if x[i] > lanes[i] else lanes[i]
-    for i in range(8):
-        lanes[i] = lanes[i + 8] if lanes[i + 8] > lanes[i] else lanes[i]
-    best = lanes[0]
-    for i in range(1, 8):
-        best = lanes[i] if lanes[i] > best else best
-    return best
-
-
 # -------------------------------------------------------------------------------------------- log, log1p
 
 cdef inline double log_plus(double u, double c) noexcept nogil:

@@ -12,45 +12,6 @@ cdef struct RowScan:
     double q_gap
 
 
-cdef inline Py_ssize_t first_equal(const real* x, Py_ssize_t n, real value) noexcept nogil:
-    """First i with x[i] == value, as an integer minimum, which vectorises; 0 if there is none."""
-    cdef int best = <int>n
-    cdef int i
-    cdef int here
-    for i in range(<int>n):
-        here = i if x[i] == value else <int>n
-        best = here if here < best else best
-    return best if best < n else 0
-
-
-cdef void find_top_double(const double* x, Py_ssize_t n, Py_ssize_t hole, double* top,
-                          Py_ssize_t* top_at) noexcept nogil:
-    """OUT the largest of x[0:n] but x[hole], and the first place that has it; -1 if all are -inf or nan."""
-    cdef Py_ssize_t at, begin, m, found
-    cdef Py_ssize_t length = 0
-    cdef double here
-    top[0] = -INFINITY
-    top_at[0] = -1
-    # In pieces: of one of them the place is looked for. The hole ends a piece.
-    at = 0
-    while at < n:
-        if at == hole:
-            at += 1
-            continue
-        m = min(<Py_ssize_t>CHUNK, n - at)
-        if at < hole:
-            m = min(m, hole - at)
-        here = largest(x + at, m)
-        if here > top[0]:
-            top[0] = here
-            begin = at
-            length = m
-        at += m
-    if length > 0:
-        found = first_equal(x + begin, length, top[0])
-        top_at[0] = begin + found
-
-
 cdef inline void begin_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t n, Py_ssize_t label,
                                float* buffer, Block* b) noexcept nogil:
     """The column block of logits that are not float64."""
@@ -71,6 +32,7 @@ cdef void scan_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_s
     cdef Py_ssize_t second_at = -1
     cdef double reference
     cdef real top, second
+    cdef WideBlock wide
     label = label - column if column <= label < column + n else -1
 
     if real is float:
@@ -78,14 +40,16 @@ cdef void scan_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_s
         find_top_float(here, &top, &top_at)
     else:
         x = <const real*>t.logits + row * t.classes + column
-        find_top_double(x, n, label, &top, &top_at)
+        begin_wide_block(&wide, x, n, label)
+        find_top_wide(&wide, &top, &top_at)
     if t.kind == LOG_SOFTMAX and top_at >= 0:
         # log p of the top is a sum that the second may be most of: it, too, is added with more digits.
         if real is float:
             begin_block(here, <float*>x, NULL, False, n, top_at)
             find_top_float(here, &second, &second_at)
         else:
-            find_top_double(x, n, top_at, &second, &second_at)
+            begin_wide_block(&wide, x, n, top_at)
+            find_top_wide(&wide, &second, &second_at)
     out.top = top
     out.top_at = column + top_at if top_at >= 0 else -1
     out.maximum = x[label] if label >= 0 and x[label] > top else top
@@ -96,7 +60,8 @@ cdef void scan_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_s
         add(&out.others, exp_sum(here, &out.shift, t.logits + (row * t.classes + column + COLUMNS) * size_of(t.code),
                                  size_of(t.code), following))
     else:
-        exp_sum_double(x, n, second_at if label < 0 else label, top_at, &out.shift, e, &out.others)
+        leave_out_wide_top(&wide, second_at if t.kind == LOG_SOFTMAX else top_at)
+        exp_sum_wide(&wide, &out.shift, e, &out.others)
         if e != NULL and top_at >= 0:
             e[top_at] = exp_in_unit(out, top)
             e[KEPT + top_at] = low_in_unit(out, top)

@@ -9,6 +9,8 @@ cdef extern from "vectors.h":
         pass
     ctypedef struct vdt:
         pass
+    ctypedef struct vdh:
+        pass
     vf vf_set(float a) noexcept nogil
     vf vf_load(const float* p) noexcept nogil
     vf vf_load_part(const float* p, long n, float rest) noexcept nogil
@@ -52,6 +54,7 @@ cdef extern from "vectors.h":
     vd vd_fma(vd a, vd b, vd c) noexcept nogil
     vd vd_nfma(vd a, vd b, vd c) noexcept nogil       # c - a*b
     vd vd_load(const double* p) noexcept nogil
+    int vd_first_equal(vd a, vd b) noexcept nogil     # lane, 8 if none
     vd vd_load_part(const double* p, long n, double rest) noexcept nogil
     vd vd_min(vd a, vd b) noexcept nogil              # a < b ? a : b
     vd vd_max(vd a, vd b) noexcept nogil              # a > b ? a : b
@@ -70,6 +73,9 @@ cdef extern from "vectors.h":
     vd vd_sub_bits(vd a, vd b) noexcept nogil
     vdt vd_table(const double* p) noexcept nogil
     vd vd_look_up(vdt table, vd index) noexcept nogil
+    void fl_blunt(double* p) noexcept nogil           # 8 numbers; what vd_blunt_table takes
+    vdh vd_blunt_table(const double* p) noexcept nogil
+    vd vd_look_up_blunt(vdh table, vd index) noexcept nogil
     vf vf_narrow(vd a, vd b) noexcept nogil
     ctypedef struct vw:
         pass

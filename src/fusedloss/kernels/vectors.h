@@ -170,6 +170,9 @@ static inline vd vd_if_less(vd s, vd t, vd a, vd b) {
 static inline vd vd_if_equal(vd s, vd t, vd a, vd b) {
     return _mm512_mask_blend_pd(_mm512_cmp_pd_mask(s, t, _CMP_EQ_OQ), b, a);
 }
+static inline int vd_first_equal(vd a, vd b) {
+    return fl_trailing_zeros(_mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ) | 0x100u);
+}
 /* The bits as integers */
 static inline vd vd_shift_left(vd a, unsigned n) {
     return _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(a), n));
@@ -186,6 +189,9 @@ static inline vd vd_add_bits(vd a, vd b) {
 /* A table of 8 doubles, and its entries named by the low 3 bits of each lane. */
 static inline vdt vd_table(const double *p) { return _mm512_loadu_pd(p); }
 static inline vd vd_look_up(vdt table, vd index) { return _mm512_permutexvar_pd(_mm512_castpd_si512(index), table); }
+typedef vdt vdh;        /* a table of 8 doubles whose low halves are all alike, as fl_blunt leaves them */
+static inline vdh vd_blunt_table(const double *p) { return vd_table(p); }
+static inline vd vd_look_up_blunt(vdh table, vd index) { return vd_look_up(table, index); }
 
 /* Eight doubles made of floats in memory. Zen 4 converts to 256 bits in half the time, so these are two registers. */
 typedef struct { __m256d a, b; } vw;
@@ -405,6 +411,11 @@ static inline vd vd_if_equal(vd s, vd t, vd a, vd b) {
     return FL_D(_mm256_blendv_pd(b.a, a.a, _mm256_cmp_pd(s.a, t.a, _CMP_EQ_OQ)),
                 _mm256_blendv_pd(b.b, a.b, _mm256_cmp_pd(s.b, t.b, _CMP_EQ_OQ)));
 }
+static inline int vd_first_equal(vd a, vd b) {
+    const int low = _mm256_movemask_pd(_mm256_cmp_pd(a.a, b.a, _CMP_EQ_OQ));
+    const int high = _mm256_movemask_pd(_mm256_cmp_pd(a.b, b.b, _CMP_EQ_OQ));
+    return fl_trailing_zeros((unsigned)(low | high << 4 | 0x100));
+}
 static inline vd vd_neg_abs(vd a) {
     const __m256d sign = _mm256_set1_pd(-0.0);
     return FL_D(_mm256_or_pd(a.a, sign), _mm256_or_pd(a.b, sign));
@@ -446,6 +457,15 @@ static inline __m256d fl_look_up(vdt t, __m256i index) {
 }
 static inline vd vd_look_up(vdt t, vd index) {
     return FL_D(fl_look_up(t, _mm256_castpd_si256(index.a)), fl_look_up(t, _mm256_castpd_si256(index.b)));
+}
+/* One permutation: the low halves, with an index of 0, become what all of them are, the first high half. */
+typedef __m256i vdh;
+static inline vdh vd_blunt_table(const double *p) { return vd_table(p).high; }
+static inline __m256d fl_look_up_blunt(vdh t, __m256i index) {
+    return _mm256_castsi256_pd(_mm256_permutevar8x32_epi32(t, _mm256_slli_epi64(index, 32)));
+}
+static inline vd vd_look_up_blunt(vdh t, vd index) {
+    return FL_D(fl_look_up_blunt(t, _mm256_castpd_si256(index.a)), fl_look_up_blunt(t, _mm256_castpd_si256(index.b)));
 }
 typedef vd vw;
 static inline vw vw_set(double a) { return vd_set(a); }
@@ -556,6 +576,11 @@ static inline vd vd_fms(vd a, vd b, vd c) { FL_LANEWISE(vd, 8, fma(a.x[i], b.x[i
 static inline vd vd_neg(vd a) { FL_LANEWISE(vd, 8, -a.x[i]); }
 static inline vd vd_if_less(vd s, vd t, vd a, vd b) { FL_LANEWISE(vd, 8, s.x[i] < t.x[i] ? a.x[i] : b.x[i]); }
 static inline vd vd_if_equal(vd s, vd t, vd a, vd b) { FL_LANEWISE(vd, 8, s.x[i] == t.x[i] ? a.x[i] : b.x[i]); }
+static inline int vd_first_equal(vd a, vd b) {
+    int i = 0;
+    while (i < 8 && !(a.x[i] == b.x[i])) i++;
+    return i;
+}
 static inline fl_vl fl_bits(vd a) { fl_vl r; memcpy(&r, &a, sizeof r); return r; }
 static inline vd fl_of_bits(fl_vl a) { vd r; memcpy(&r, &a, sizeof r); return r; }
 static inline fl_vl fl_shift_left(fl_vl a, int n) { FL_LANEWISE(fl_vl, 8, a.x[i] << n); }
@@ -575,6 +600,9 @@ static inline vd vd_add_bits(vd a, vd b) { return fl_of_bits(fl_add_bits(fl_bits
 static inline vdt vd_table(const double *p) { return vd_load(p); }
 static inline vd fl_look_up(vdt table, fl_vl index) { FL_LANEWISE(vd, 8, table.x[index.x[i] & 7]); }
 static inline vd vd_look_up(vdt table, vd index) { return fl_look_up(table, fl_bits(index)); }
+typedef vdt vdh;
+static inline vdh vd_blunt_table(const double *p) { return vd_table(p); }
+static inline vd vd_look_up_blunt(vdh table, vd index) { return vd_look_up(table, index); }
 typedef vd vw;
 static inline vw vw_set(double a) { return vd_set(a); }
 static inline vw vw_load(const float *p) { FL_LANEWISE(vw, 8, (double)p[i]); }
@@ -591,6 +619,18 @@ static inline vd vw_whole(vw a) { return a; }
 static inline vf vf_count(void) {
     static const float numbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     return vf_load(numbers);
+}
+
+/* Eight doubles to 2^-21: their low halves become all alike, the high half of the first. x86-64-v3 picks halves of
+ * doubles from a table, and of such a table only the high ones. */
+static inline void fl_blunt(double *p) {
+    uint64_t bits, first;
+    memcpy(&first, p, 8);
+    for (int i = 0; i < 8; i++) {
+        memcpy(&bits, p + i, 8);
+        bits = (bits & 0xffffffff00000000u) | first >> 32;
+        memcpy(p + i, &bits, 8);
+    }
 }
 
 /* A hint that may name any address: every line of what is read next comes while something else is computed. To the

@@ -261,6 +261,8 @@ cdef void fill_expd_tables() noexcept:
     expd_errors[7] = FL_EXPT_E7
     for j in range(8):
         expd_offsets[j] = fl_double_bits(fl_bits_f64(expd_powers[j]) - (<uint64_t>1023 << 52) - (<uint64_t>j << 49))
+    # Of numbers of 2^-54, 21 digits are more than enough.
+    fl_blunt(expd_errors)
 
 
 fill_expd_tables()
@@ -271,7 +273,7 @@ cdef struct DoubleExp:
     vd magic
     vd floor
     vdt offsets
-    vdt errors
+    vdh errors
 
 
 cdef inline double wide_eighths_magic(double scale) noexcept nogil:
@@ -290,7 +292,7 @@ cdef inline DoubleExp double_exp(double scale) noexcept nogil:
     of.magic = vd_set(wide_eighths_magic(scale))
     of.floor = vd_set(wide_eighths_floor(scale))
     of.offsets = vd_table(expd_offsets)
-    of.errors = vd_table(expd_errors)
+    of.errors = vd_blunt_table(expd_errors)
     return of
 
 
@@ -320,16 +322,21 @@ cdef inline void exp_rests(vd a, vd b, vd* z, vd* w, vd* s, vd* t, const DoubleE
     m = vd_fma(m, y, vd_set(FL_EXPT_C2))
     n = vd_fma(n, x, vd_set(FL_EXPT_C1))
     m = vd_fma(m, y, vd_set(FL_EXPT_C1))
-    s[0] = vd_fma(n, x, vd_look_up(of.errors, z[0]))
-    t[0] = vd_fma(m, y, vd_look_up(of.errors, w[0]))
+    s[0] = vd_fma(n, x, vd_look_up_blunt(of.errors, z[0]))
+    t[0] = vd_fma(m, y, vd_look_up_blunt(of.errors, w[0]))
+
+
+cdef inline vd wide_power(vd z, const DoubleExp* of) noexcept nogil:
+    """As exp_power."""
+    return vd_add_bits(vd_shift_left(z, 49), vd_look_up(of.offsets, z))
 
 
 cdef inline void exp_parts(vd* a, vd* b, vd* s, vd* t, const DoubleExp* of) noexcept nogil:
     """e^a / 2^scale = a + a s and e^b / 2^scale = b + b t, OUT all four."""
     cdef vd z, w
     exp_rests(a[0], b[0], &z, &w, s, t, of)
-    a[0] = vd_add_bits(vd_shift_left(z, 49), vd_look_up(of.offsets, z))
-    b[0] = vd_add_bits(vd_shift_left(w, 49), vd_look_up(of.offsets, w))
+    a[0] = wide_power(z, of)
+    b[0] = wide_power(w, of)
 
 
 cdef inline void exp_vectors(vd* a, vd* b, const DoubleExp* of) noexcept nogil:
@@ -353,70 +360,38 @@ cdef inline void exp_vectors_low(vd* a, vd* b, vd* a_low, vd* b_low, const Doubl
     b[0] = other
 
 
-cdef inline void add_vector(vd* high, vd* low, vd value) noexcept nogil:
-    """`add` in eight lanes."""
-    cdef vd s = vd_add(high[0], value)
-    cdef vd back = vd_sub(s, high[0])
-    low[0] = vd_add(low[0], vd_add(vd_sub(high[0], vd_sub(s, back)), vd_sub(value, back)))
-    high[0] = s
+cdef struct OneWide:
+    # A vector of float64 on its way through exp: z and r as Two has them.
+    vd z
+    vd r
 
 
-cdef void exp_sum_double(const double* x, Py_ssize_t n, Py_ssize_t left_a, Py_ssize_t left_b, const Shift* shift,
-                         double* e, Sum* total) noexcept nogil:
-    """Add e^(x - base) / 2^scale over x[0:n] without x[left_a] and x[left_b] (-1: none), keeping the rounding error
-    of each addition; OUT e[0:n] these, and KEPT further on what their last roundings have lost, unless it is NULL.
-    What lies COLUMNS further on is fetched meanwhile."""
-    cdef vd base = vd_set(shift.base)
-    cdef DoubleExp exponents = double_exp(shift.scale)
-    cdef vd high_0 = vd_set(0.0), high_1 = vd_set(0.0), low_0 = vd_set(0.0), low_1 = vd_set(0.0)
-    cdef vd a, b, a_low, b_low
-    cdef double around[LANES]
-    cdef double highs[8]
-    cdef double lows[8]
-    cdef Py_ssize_t i = 0
-    cdef Py_ssize_t full = n - n % LANES
-    cdef Py_ssize_t at_a = left_a - left_a % LANES if left_a >= 0 else -1
-    cdef Py_ssize_t at_b = left_b - left_b % LANES if left_b >= 0 else -1
-    cdef Py_ssize_t stop, k
-    while i < n:
-        if i == at_a or i == at_b or i == full:
-            for k in range(LANES):
-                around[k] = x[i + k] if k < n - i and i + k != left_a and i + k != left_b else -INFINITY
-            a = vd_sub(vd_load(around), base)
-            b = vd_sub(vd_load(around + 8), base)
-            exp_vectors_low(&a, &b, &a_low, &b_low, &exponents)
-            add_vector(&high_0, &low_0, a)
-            add_vector(&high_1, &low_1, b)
-            if e != NULL:
-                vd_store_part(e + i, a, n - i)
-                vd_store_part(e + i + 8, b, n - i - 8)
-                vd_store_part(e + KEPT + i, a_low, n - i)
-                vd_store_part(e + KEPT + i + 8, b_low, n - i - 8)
-            i += LANES
-            continue
-        stop = next_stop(i, at_a, at_b, full)
-        while i < stop:
-            fl_prefetch(x + i + COLUMNS)
-            fl_prefetch(x + i + COLUMNS + 8)
-            a = vd_sub(vd_load(x + i), base)
-            b = vd_sub(vd_load(x + i + 8), base)
-            if e == NULL:
-                exp_vectors(&a, &b, &exponents)
-            else:
-                exp_vectors_low(&a, &b, &a_low, &b_low, &exponents)
-                vd_store(e + i, a)
-                vd_store(e + i + 8, b)
-                vd_store(e + KEPT + i, a_low)
-                vd_store(e + KEPT + i + 8, b_low)
-            add_vector(&high_0, &low_0, a)
-            add_vector(&high_1, &low_1, b)
-            i += LANES
-    add_vector(&high_0, &low_0, high_1)
-    vd_store(highs, high_0)
-    vd_store(lows, vd_add(low_0, low_1))
-    for k in range(8):
-        add(total, highs[k])
-        total.low += lows[k]
+cdef inline OneWide one_of_nothing() noexcept nogil:
+    cdef OneWide one
+    one.z = vd_set(0.0)
+    one.r = vd_set(0.0)
+    return one
+
+
+cdef inline void exp_of_one(vd following, bint scaled, const DoubleExp* of, OneWide* one, vd* power,
+                            vd* t) noexcept nogil:
+    """OUT the exponential of a vector as power (1 + t), to the bit what exp_parts has; `following` takes its place. If
+    `scaled`, offsets are powers, and the power of two is left out.
+    The chain of an exponential is as long as a processor's window: of halves, several are within it."""
+    cdef vd p = vd_fma(vd_set(FL_EXPT_C7), one.r, vd_set(FL_EXPT_C6))
+    following = vd_max(of.floor, following)
+    p = vd_fma(p, one.r, vd_set(FL_EXPT_C5))
+    cdef vd z = vd_fma(following, vd_set(FL_LOG2E), of.magic)
+    p = vd_fma(p, one.r, vd_set(FL_EXPT_C4))
+    power[0] = vd_look_up(of.offsets, one.z) if scaled else wide_power(one.z, of)
+    p = vd_fma(p, one.r, vd_set(FL_EXPT_C3))
+    cdef vd n = vd_sub(z, of.magic)
+    p = vd_fma(p, one.r, vd_set(FL_EXPT_C2))
+    following = vd_nfma(n, vd_set(FL_LN2_HI), following)
+    p = vd_fma(p, one.r, vd_set(FL_EXPT_C1))
+    t[0] = vd_fma(p, one.r, vd_look_up_blunt(of.errors, one.z))
+    one.r = vd_nfma(n, vd_set(FL_LN2_LO), following)
+    one.z = z
 
 
 cdef inline real magic_of_lane(double scale, real tag) noexcept nogil:
@@ -639,45 +614,38 @@ cdef bint set_scaled_double_exp(ScaledDoubleExp* s, double factor, double factor
         power = expd_powers[j] * significand
         s.powers[j] = power
         s.errors[j] = fma(expd_powers[j], significand, -power) / power + (expd_errors[j] + relative)
+    fl_blunt(s.errors)
     return True
 
 
-cdef inline void scaled_exp_two(vd* a, vd* b, const DoubleExp* of) noexcept nogil:
-    """factor * e^x of both, in place; offsets of `of` are powers. Rounded once if it is normal; far below that 0, for
-    -inf too; nan gives nan."""
-    cdef vd z, w, s, t, power, other
-    exp_rests(a[0], b[0], &z, &w, &s, &t, of)
-    power = vd_look_up(of.offsets, z)
-    other = vd_look_up(of.offsets, w)
-    a[0] = vd_mul(vd_fma(power, s, power), vd_shift_left(vd_shift_right(z, 3), 52))
-    b[0] = vd_mul(vd_fma(other, t, other), vd_shift_left(vd_shift_right(w, 3), 52))
+cdef inline vd next_scaled_exp(vd following, const DoubleExp* of, OneWide* one) noexcept nogil:
+    """factor * e^x of a vector, whose place `following` takes; offsets of `of` are powers. Rounded once if it is
+    normal; far below that 0, for -inf too; nan gives nan."""
+    cdef vd t, power
+    cdef vd z = one.z
+    exp_of_one(following, True, of, one, &power, &t)
+    return vd_mul(vd_fma(power, t, power), vd_shift_left(vd_shift_right(z, 3), 52))
 
 
 cdef void write_scaled_double_exp(const double* x, Py_ssize_t n, const ScaledDoubleExp* s, double* out) noexcept nogil:
-    """out[0:n] = factor * e^(x - base); out may be x, and has room for whole vectors if it is not."""
+    """out[0:n] = factor * e^(x - base); out may be x."""
     cdef DoubleExp of
     cdef vd base = vd_set(s.base)
-    cdef vd a, b
-    cdef Py_ssize_t full = n - n % LANES
-    cdef Py_ssize_t i = 0
-    cdef Py_ssize_t k
-    cdef double ends[LANES]
+    cdef vd result
+    cdef OneWide one = one_of_nothing()
+    cdef Py_ssize_t full = n - n % 8
+    cdef Py_ssize_t i
     of.magic = vd_set(s.magic)
     of.floor = vd_set(s.floor)
     of.offsets = vd_table(s.powers)
-    of.errors = vd_table(s.errors)
-    while i < full:
-        a = vd_sub(vd_load(x + i), base)
-        b = vd_sub(vd_load(x + i + 8), base)
-        scaled_exp_two(&a, &b, &of)
-        vd_store(out + i, a)
-        vd_store(out + i + 8, b)
-        i += LANES
-    if i < n:
-        a = vd_sub(vd_load_part(x + i, n - i, 0.0), base)
-        b = vd_sub(vd_load_part(x + i + 8, n - i - 8, 0.0), base)
-        scaled_exp_two(&a, &b, &of)
-        vd_store(ends, a)
-        vd_store(ends + 8, b)
-        for k in range(n - i):
-            out[i + k] = ends[k]
+    of.errors = vd_blunt_table(s.errors)
+    next_scaled_exp(vd_sub(vd_load_part(x, n, 0.0), base), &of, &one)
+    for i in range(0, full - 8, 8):
+        # Of the next vector before this one is stored: out may be x.
+        result = next_scaled_exp(vd_sub(vd_load(x + i + 8), base), &of, &one)
+        vd_store(out + i, result)
+    i = max(full - 8, <Py_ssize_t>0)
+    while i < n:
+        result = next_scaled_exp(vd_sub(vd_load_part(x + i + 8, n - i - 8, 0.0), base), &of, &one)
+        vd_store_part(out + i, result, n - i)
+        i += 8

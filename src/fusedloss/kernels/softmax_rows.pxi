@@ -107,24 +107,53 @@ cdef inline vf softmax_column(const float* e, vf high, vf low) noexcept nogil:
     return vf_fma(v, high, vf_mul(v, low))
 
 
-cdef inline vf log_softmax_column(const float* x, vf lse, vf lse_low, vf top, vf at_top) noexcept nogil:
-    """x - lse: one rounding where it matters. That of x - lse is exact where much cancels."""
-    cdef vf v = vf_load(x)
-    return vf_if_equal(v, top, at_top, vf_sub(vf_sub(v, lse), lse_low))
-
-
-cdef void write_columns_of_lanes(const float* x, Py_ssize_t classes, bint softmax, vf a, vf b, vf top, vf at_top,
-                                 float* rows) noexcept nogil:
-    """All of 16 rows, one after the other."""
+cdef void write_softmax(const float* e, Py_ssize_t classes, vf high, vf low, float* rows) noexcept nogil:
+    """All of 16 rows, one after the other, from their columns."""
     cdef vf v[4]
     cdef Py_ssize_t width = min(classes, <Py_ssize_t>4)
     cdef Py_ssize_t at, start, c
     for at in range(0, classes, 4):
         start = max(min(at, classes - 4), <Py_ssize_t>0)
         for c in range(4):
-            v[c] = (softmax_column(x + (start + min(c, width - 1)) * LANES, a, b) if softmax
-                    else log_softmax_column(x + (start + min(c, width - 1)) * LANES, a, b, top, at_top))
+            v[c] = softmax_column(e + (start + min(c, width - 1)) * LANES, high, low)
         vf_store_columns(rows + start, classes, width, v)
+
+
+cdef inline vf log_softmax_of(vf x, vf lse, vf lse_low, vf top, vf at_top) noexcept nogil:
+    """x - lse: one rounding where it matters. That of x - lse is exact where much cancels."""
+    return vf_if_equal(x, top, at_top, vf_sub(vf_sub(x, lse), lse_low))
+
+
+cdef void write_log_softmax_columns(const float* x, Py_ssize_t classes, vf lse, vf lse_low, vf top, vf at_top,
+                                    float* rows) noexcept nogil:
+    """As write_softmax, from the columns of logits."""
+    cdef vf v[4]
+    cdef Py_ssize_t width = min(classes, <Py_ssize_t>4)
+    cdef Py_ssize_t at, start, c
+    for at in range(0, classes, 4):
+        start = max(min(at, classes - 4), <Py_ssize_t>0)
+        for c in range(4):
+            v[c] = log_softmax_of(vf_load(x + (start + min(c, width - 1)) * LANES), lse, lse_low, top, at_top)
+        vf_store_columns(rows + start, classes, width, v)
+
+
+cdef void write_log_softmax(const float* x, Py_ssize_t classes, Py_ssize_t n, const float* lse, const float* lse_low,
+                            const float* top, const float* at_top, float* rows) noexcept nogil:
+    """n rows of at least 16 classes, which may replace their logits. Nothing has to be transposed."""
+    cdef vf a, b, c, d, last
+    cdef Py_ssize_t i, at
+    for i in range(n):
+        a = vf_set(lse[i])
+        b = vf_set(lse_low[i])
+        c = vf_set(top[i])
+        d = vf_set(at_top[i])
+        # The last vector starts early: it is read before anything is stored.
+        last = log_softmax_of(vf_load(x + classes - LANES), a, b, c, d)
+        for at in range(0, classes - 16, 16):      # LANES
+            vf_store(rows + at, log_softmax_of(vf_load(x + at), a, b, c, d))
+        vf_store(rows + classes - LANES, last)
+        x += classes
+        rows += classes
 
 
 cdef void softmax_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
@@ -141,7 +170,8 @@ cdef void softmax_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n) noexcep
     cdef float low[LANES]
     cdef float at_top[LANES]
     cdef Py_ssize_t classes = t.classes
-    cdef Lanes lanes = read_lanes(whole_rows(t.logits, t.code, classes, first, n, buffer), classes, x)
+    cdef const float* logits = whole_rows(t.logits, t.code, classes, first, n, buffer)
+    cdef Lanes lanes = read_lanes(logits, classes, x)
     cdef bint softmax = t.kind == SOFTMAX
     cdef bint large = False
     cdef double total
@@ -183,8 +213,12 @@ cdef void softmax_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n) noexcep
         return
     if goes_straight(t, n):
         rows = <float*>t.grad + first * classes
-    if softmax or not large:
-        write_columns_of_lanes(x, classes, softmax, vf_load(high), vf_load(low), lanes.top, vf_load(at_top), rows)
+    if softmax:
+        write_softmax(x, classes, vf_load(high), vf_load(low), rows)
+    elif not large and classes >= LANES:
+        write_log_softmax(logits, classes, n, high, low, top, at_top, rows)
+    elif not large:
+        write_log_softmax_columns(x, classes, vf_load(high), vf_load(low), lanes.top, vf_load(at_top), rows)
     else:
         # Each row as it would be among others: only those that need it in float64.
         for c in range(classes):

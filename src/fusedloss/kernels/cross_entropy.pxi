@@ -430,27 +430,17 @@ cdef void finish_options(const Softmax* t, Rows* r) noexcept nogil:
 
 cdef void read_row_options(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r, int64_t* count) noexcept nogil:
     """Labels, weights and neutral values of rows first..first+n; lanes beyond n count as ignored. Add to count."""
-    cdef Py_ssize_t i
+    cdef int i
+    memset(r, 0, sizeof(Rows))
     if t.kind == CROSS_ENTROPY and not t.soft:
         take_labels(t, first, n, r.label, count)
     else:
-        for i in range(LANES):
-            r.label[i] = 0 if i < n else IGNORED
+        for i in range(<int>n, LANES):
+            r.label[i] = IGNORED
     for i in range(LANES):
-        r.maximum[i] = 0.0
-        r.top[i] = 0.0
-        r.top_at[i] = 0
-        r.base[i] = 0.0
-        r.scale[i] = 0.0
-        r.others[i] = 0.0
-        r.others_low[i] = 0.0
         r.logit[i] = -INFINITY
         r.class_weight[i] = 1.0
         r.sample[i] = 1.0
-        r.q_sum[i] = 0.0
-        r.q_gap[i] = 0.0
-        r.z[i] = 0.0
-        r.pp_factor[i] = 0.0
     if t.sample_weight != NULL:
         for i in range(n):
             r.sample[i] = load_one(t.sample_weight, t.sample_code, first + i)

@@ -73,6 +73,7 @@ cdef extern from "vectors.h":
     vd vd_sub_bits(vd a, vd b) noexcept nogil
     vdt vd_table(const double* p) noexcept nogil
     vd vd_look_up(vdt table, vd index) noexcept nogil
+    void fl_four_columns(const double* p, long stride, double* out) noexcept nogil     # to out[16 column + row]
     void fl_blunt(double* p) noexcept nogil           # 8 numbers; what vd_blunt_table takes
     vdh vd_blunt_table(const double* p) noexcept nogil
     vd vd_look_up_blunt(vdh table, vd index) noexcept nogil

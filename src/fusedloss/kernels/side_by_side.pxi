@@ -106,6 +106,15 @@ cdef inline void gather(const char* data, Code code, const Tile* tile, Py_ssize_
     cdef const real* x
     cdef Py_ssize_t c, at
     cdef int i
+    if real is double:
+        if code == F64 and tile.stride == 1 and tile.lanes == LANES and classes >= 4:
+            # Whole rows, one after the other. The last four columns start early.
+            for c in range(0, classes, 4):
+                at = min(c, classes - 4)
+                for i in range(0, 16, 4):      # LANES
+                    fl_four_columns(<const double*>data + tile.start[i] + first + at, tile.start[1] - tile.start[0],
+                                    out + at * LANES + i)
+            return
     if tile.stride == 1:
         for i in range(LANES):
             x = load(data, code, tile.start[i] + first, classes, buffer)
@@ -620,6 +629,65 @@ cdef void read_tile(const Softmax* t, const Tile* tile, const float* rows, Py_ss
     gather(t.logits, t.code, tile, first, classes, x)
 
 
+cdef void find_tops(const double* x, Py_ssize_t classes, const int32_t* label, double* best, double* top,
+                    int32_t* top_at) noexcept nogil:
+    """Go on with the maximum of 16 rows, best, and that of all classes but the label, whose first place is top_at. In
+    lanes of one width, which x86-64-v3 needs."""
+    cdef double labels[LANES]
+    cdef double places[LANES]
+    cdef vd v, w, a, b, at
+    cdef Py_ssize_t c
+    cdef int i, half
+    for i in range(LANES):
+        labels[i] = label[i]
+        places[i] = top_at[i]
+    for half in range(0, 16, 8):
+        w = vd_load(labels + half)
+        at = vd_load(places + half)
+        a = vd_load(best + half)
+        b = vd_load(top + half)
+        for c in range(classes):
+            v = vd_load(x + c * LANES + half)
+            a = vd_max(v, a)
+            v = vd_if_equal(w, vd_set(<double>c), vd_set(-INFINITY), v)
+            at = vd_if_less(b, v, vd_set(<double>c), at)
+            b = vd_max(v, b)
+        vd_store(places + half, at)
+        vd_store(best + half, a)
+        vd_store(top + half, b)
+    for i in range(LANES):
+        top_at[i] = <int32_t>places[i]
+
+
+cdef void sum_others(const double* e, const double* low, Py_ssize_t classes, const int32_t* label,
+                     const int32_t* top_at, double* sums, double* lows) noexcept nogil:
+    """Add the classes of 16 rows but label and top, with the rounding errors. low: what e have lost, or NULL; then only
+    the top is left out of it."""
+    cdef double labels[LANES]
+    cdef double places[LANES]
+    cdef vd v, a, b, high, lost, number
+    cdef Py_ssize_t c
+    cdef int i, half
+    for i in range(LANES):
+        labels[i] = label[i]
+        places[i] = top_at[i]
+    for half in range(0, 16, 8):
+        a = vd_load(labels + half)
+        b = vd_load(places + half)
+        high = vd_load(sums + half)
+        lost = vd_load(lows + half)
+        for c in range(classes):
+            number = vd_set(<double>c)
+            v = vd_if_equal(a, number, vd_set(0.0), vd_load(e + c * LANES + half))
+            add_vector(&high, &lost, vd_if_equal(b, number, vd_set(0.0), v))
+        if low != NULL:
+            for c in range(classes):
+                v = vd_if_equal(b, vd_set(<double>c), vd_set(0.0), vd_load(low + c * LANES + half))
+                lost = vd_add(lost, v)
+        vd_store(sums + half, high)
+        vd_store(lows + half, lost)
+
+
 cdef void scan_lanes(const Softmax* t, const Tile* tile, const float* rows, Py_ssize_t first, Rows* r, bint careful,
                      real* x, real* e, real* low) noexcept nogil:
     """Maxima and sums of 16 rows. `careful`, or for the Hessian: sums that leave out the largest class, too."""
@@ -638,7 +706,8 @@ cdef void scan_lanes(const Softmax* t, const Tile* tile, const float* rows, Py_s
     cdef double reference[LANES]
     cdef double without[LANES]
     cdef double without_too[LANES]
-    cdef double s, back, term, rest, number
+    cdef double term, rest, number
+    cdef bint left_out
     cdef real v
     cdef LaneSums q_sum
     cdef Shift shift
@@ -662,12 +731,15 @@ cdef void scan_lanes(const Softmax* t, const Tile* tile, const float* rows, Py_s
             for i in range(LANES):
                 here[i] = -1
                 label[i] = <int32_t>(r.label[i] - at) if hard else -1
-            for c in range(m):
-                for i in range(LANES):
-                    best[i] = x[c * LANES + i] if x[c * LANES + i] > best[i] else best[i]
-                    v = <real>-INFINITY if <int32_t>c == label[i] else x[c * LANES + i]
-                    here[i] = <int32_t>c if v > top[i] else here[i]
-                    top[i] = v if v > top[i] else top[i]
+            if real is double:
+                find_tops(x, m, label, best, top, here)
+            else:
+                for c in range(m):
+                    for i in range(LANES):
+                        best[i] = x[c * LANES + i] if x[c * LANES + i] > best[i] else best[i]
+                        v = <real>-INFINITY if <int32_t>c == label[i] else x[c * LANES + i]
+                        here[i] = <int32_t>c if v > top[i] else here[i]
+                        top[i] = v if v > top[i] else top[i]
             for i in range(LANES):
                 r.top_at[i] = at + here[i] if here[i] >= 0 else r.top_at[i]
         else:
@@ -685,14 +757,11 @@ cdef void scan_lanes(const Softmax* t, const Tile* tile, const float* rows, Py_s
         magic[i] = magic_of_lane(r.scale[i], <real>0)
         floor[i] = floor_of_lane(r.scale[i], <real>0)
         reference[i] = r.maximum[i] if r.maximum[i] > -INFINITY else 0.0
-        sums[i] = 0.0
-        lows[i] = 0.0
-        others[i] = 0.0
-        other_lows[i] = 0.0
-        q_sum.high[i] = 0.0
-        q_sum.low[i] = 0.0
-        r.q_gap[i] = 0.0
-        r.logit[i] = -INFINITY
+    memset(sums, 0, sizeof(sums))
+    memset(lows, 0, sizeof(lows))
+    memset(others, 0, sizeof(others))
+    memset(other_lows, 0, sizeof(other_lows))
+    memset(&q_sum, 0, sizeof(LaneSums))
     if hard:
         for i in range(tile.lanes):
             if r.label[i] != IGNORED:
@@ -715,30 +784,21 @@ cdef void scan_lanes(const Softmax* t, const Tile* tile, const float* rows, Py_s
                     if real is float:
                         lows[i] = lows[i] + (<float>0.0 if <int32_t>c == label[i] else low[c * LANES + i])
         if want_top:
-            for i in range(LANES):
-                # As numbers of the width of the sums, so that comparing them costs no conversion.
-                without[i] = label[i]
-                without_too[i] = here[i]
-            number = 0.0
-            for c in range(m):
-                for i in range(LANES):
-                    term = 0.0 if (without[i] == number) | (without_too[i] == number) else <double>e[c * LANES + i]
-                    s = others[i] + term
-                    if real is float:
-                        rest = <double>low[c * LANES + i]
-                        other_lows[i] = other_lows[i] + (0.0 if (without[i] == number) | (without_too[i] == number)
-                                                         else rest)
-                    else:
-                        back = s - others[i]
-                        other_lows[i] = other_lows[i] + ((others[i] - (s - back)) + (term - back))
-                    others[i] = s
-                number += 1.0
-            if real is double and t.kind == LOG_SOFTMAX:
+            if real is double:
                 # log p of the top is a sum that one term may be most of.
+                sum_others(e, low if t.kind == LOG_SOFTMAX else NULL, m, label, here, others, other_lows)
+            else:
+                for i in range(LANES):
+                    # As numbers of the width of the sums, so that comparing them costs no conversion.
+                    without[i] = label[i]
+                    without_too[i] = here[i]
                 number = 0.0
                 for c in range(m):
                     for i in range(LANES):
-                        other_lows[i] = other_lows[i] + (0.0 if without_too[i] == number else low[c * LANES + i])
+                        left_out = (without[i] == number) | (without_too[i] == number)
+                        others[i] = others[i] + (0.0 if left_out else <double>e[c * LANES + i])
+                        rest = <double>low[c * LANES + i]
+                        other_lows[i] = other_lows[i] + (0.0 if left_out else rest)
                     number += 1.0
         if mixing:
             gather_weights(t, tile, at, m, q, e)

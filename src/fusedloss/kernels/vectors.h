@@ -23,6 +23,17 @@ static inline __m128 fl_row_end(const float *p, long width) {
     static const int32_t from[5][4] = {{0}, {0}, {2, 3, 3, 3}, {1, 2, 3, 3}, {0, 1, 2, 3}};
     return _mm_permutevar_ps(_mm_loadu_ps(p + width - 4), _mm_loadu_si128((const __m128i *)from[width]));
 }
+/* Four numbers of each of four rows, which begin `stride` numbers apart, to out[16 c + row]. */
+static inline void fl_four_columns(const double *p, long stride, double *out) {
+    const __m256d a = _mm256_loadu_pd(p), b = _mm256_loadu_pd(p + stride);
+    const __m256d c = _mm256_loadu_pd(p + 2 * stride), d = _mm256_loadu_pd(p + 3 * stride);
+    const __m256d e = _mm256_unpacklo_pd(a, b), f = _mm256_unpackhi_pd(a, b);
+    const __m256d g = _mm256_unpacklo_pd(c, d), h = _mm256_unpackhi_pd(c, d);
+    _mm256_storeu_pd(out, _mm256_permute2f128_pd(e, g, 0x20));
+    _mm256_storeu_pd(out + 16, _mm256_permute2f128_pd(f, h, 0x20));
+    _mm256_storeu_pd(out + 32, _mm256_permute2f128_pd(e, g, 0x31));
+    _mm256_storeu_pd(out + 48, _mm256_permute2f128_pd(f, h, 0x31));
+}
 /* The first `width` of four numbers, 2 to 4. */
 static inline void fl_store_start(float *p, __m128 v, long width) {
     switch (width) {
@@ -569,6 +580,9 @@ static inline void vf_store_columns(float *p, long stride, long width, vf *v) {
 }
 static inline void vd_store_part(double *p, vd a, long n) {
     for (int i = 0; i < 8 && i < n; i++) p[i] = a.x[i];
+}
+static inline void fl_four_columns(const double *p, long stride, double *out) {
+    for (int c = 0; c < 4; c++) for (int i = 0; i < 4; i++) out[16 * c + i] = p[i * stride + c];
 }
 static inline void vd_stream(double *p, vd a) { memcpy(p, &a, sizeof a); }
 static inline vd vd_div(vd a, vd b) { FL_LANEWISE(vd, 8, a.x[i] / b.x[i]); }

@@ -414,12 +414,13 @@ cdef inline void exp_lanes(const real* x, Py_ssize_t classes, const real* base, 
                            real* e, real* low) noexcept nogil:
     """e[class, lane] = e^(x - base) / 2^scale, magic and floor made by the two functions above; OUT low: what their
     last roundings have lost."""
-    cdef Py_ssize_t c, next_one
+    cdef Py_ssize_t c
     cdef int half
     cdef vf bases, lost
     cdef Exponents k
     cdef DoubleExp of
-    cdef vd wide_bases, a, b, a_low, b_low
+    cdef OneWide one
+    cdef vd wide_bases, a, power, t
     if real is float:
         bases = vf_load(base)
         k = exponents_of(0.0)
@@ -432,15 +433,14 @@ cdef inline void exp_lanes(const real* x, Py_ssize_t classes, const real* base, 
         for half in range(0, 16, 8):
             of = double_exp_of_lanes(magic + half, floor + half)
             wide_bases = vd_load(base + half)
-            for c in range(0, classes, 2):
-                next_one = min(c + 1, classes - 1)
-                a = vd_sub(vd_load(x + c * LANES + half), wide_bases)
-                b = vd_sub(vd_load(x + next_one * LANES + half), wide_bases)
-                exp_vectors_low(&a, &b, &a_low, &b_low, &of)
+            one = one_of_nothing()
+            exp_of_one(vd_sub(vd_load(x + half), wide_bases), False, &of, &one, &power, &t)
+            for c in range(classes):
+                a = vd_load(x + min(c + 1, classes - 1) * LANES + half)
+                exp_of_one(vd_sub(a, wide_bases), False, &of, &one, &power, &t)
+                a = vd_fma(power, t, power)
                 vd_store(e + c * LANES + half, a)
-                vd_store(low + c * LANES + half, a_low)
-                vd_store(e + next_one * LANES + half, b)
-                vd_store(low + next_one * LANES + half, b_low)
+                vd_store(low + c * LANES + half, vd_fma(power, t, vd_sub(power, a)))
 
 
 cdef inline void exp_of_two_lanes(const double* x, const double* y, const double* base, const double* scale, double* e,

@@ -41,8 +41,8 @@ REASONS: dict[str, str] = {
     ),
     "... value_and_grad, 4096x1000, float64": (
         "x86-64-v3: 50 cycles for eight numbers, of which the sum takes 34; low parts, for "
-        "gradients within 1.1 ulp, are 5. Tried: recomputed and kept exponentials, two vectors on their way, "
-        "half and half (kept, 10 %), one permutation less (kept, 12 %)."
+        "gradients within 1.1 ulp, are 5. Tried: recomputed and kept exponentials, two vectors on "
+        "their way, half and half (kept, 10 %), one permutation less (kept, 12 %)."
     ),
     "... value, 4096x1000, float64": (
         "x86-64-v3: 34 cycles for eight numbers, of which 24 are the operations of exp and a sum "

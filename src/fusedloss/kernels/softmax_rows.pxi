@@ -107,33 +107,23 @@ cdef inline vf softmax_column(const float* e, vf high, vf low) noexcept nogil:
     return vf_fma(v, high, vf_mul(v, low))
 
 
-cdef void write_softmax(const float* e, Py_ssize_t classes, vf high, vf low, float* rows) noexcept nogil:
-    """All of 16 rows, one after the other, from their columns."""
-    cdef vf v[4]
-    cdef Py_ssize_t width = min(classes, <Py_ssize_t>4)
-    cdef Py_ssize_t at, start, c
-    for at in range(0, classes, 4):
-        start = max(min(at, classes - 4), <Py_ssize_t>0)
-        for c in range(4):
-            v[c] = softmax_column(e + (start + min(c, width - 1)) * LANES, high, low)
-        vf_store_columns(rows + start, classes, width, v)
-
-
 cdef inline vf log_softmax_of(vf x, vf lse, vf lse_low, vf top, vf at_top) noexcept nogil:
     """x - lse: one rounding where it matters. That of x - lse is exact where much cancels."""
     return vf_if_equal(x, top, at_top, vf_sub(vf_sub(x, lse), lse_low))
 
 
-cdef void write_log_softmax_columns(const float* x, Py_ssize_t classes, vf lse, vf lse_low, vf top, vf at_top,
-                                    float* rows) noexcept nogil:
-    """As write_softmax, from the columns of logits."""
+cdef void write_columns_of_lanes(const float* x, Py_ssize_t classes, bint softmax, vf a, vf b, vf top, vf at_top,
+                                 float* rows) noexcept nogil:
+    """All of 16 rows, one after the other."""
     cdef vf v[4]
     cdef Py_ssize_t width = min(classes, <Py_ssize_t>4)
     cdef Py_ssize_t at, start, c
+    cdef const float* column
     for at in range(0, classes, 4):
         start = max(min(at, classes - 4), <Py_ssize_t>0)
         for c in range(4):
-            v[c] = log_softmax_of(vf_load(x + (start + min(c, width - 1)) * LANES), lse, lse_low, top, at_top)
+            column = x + (start + min(c, width - 1)) * LANES
+            v[c] = softmax_column(column, a, b) if softmax else log_softmax_of(vf_load(column), a, b, top, at_top)
         vf_store_columns(rows + start, classes, width, v)
 
 
@@ -213,12 +203,10 @@ cdef void softmax_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n) noexcep
         return
     if goes_straight(t, n):
         rows = <float*>t.grad + first * classes
-    if softmax:
-        write_softmax(x, classes, vf_load(high), vf_load(low), rows)
-    elif not large and classes >= LANES:
+    if not softmax and not large and classes >= LANES:
         write_log_softmax(logits, classes, n, high, low, top, at_top, rows)
-    elif not large:
-        write_log_softmax_columns(x, classes, vf_load(high), vf_load(low), lanes.top, vf_load(at_top), rows)
+    elif softmax or not large:
+        write_columns_of_lanes(x, classes, softmax, vf_load(high), vf_load(low), lanes.top, vf_load(at_top), rows)
     else:
         # Each row as it would be among others: only those that need it in float64.
         for c in range(classes):

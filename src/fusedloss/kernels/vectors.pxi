@@ -360,6 +360,14 @@ cdef inline void exp_vectors_low(vd* a, vd* b, vd* a_low, vd* b_low, const Doubl
     b[0] = other
 
 
+cdef inline void add_vector(vd* high, vd* low, vd value) noexcept nogil:
+    """`add` in eight lanes."""
+    cdef vd s = vd_add(high[0], value)
+    cdef vd back = vd_sub(s, high[0])
+    low[0] = vd_add(low[0], vd_add(vd_sub(high[0], vd_sub(s, back)), vd_sub(value, back)))
+    high[0] = s
+
+
 cdef struct OneWide:
     # A vector of float64 on its way through exp: z and r as Two has them.
     vd z

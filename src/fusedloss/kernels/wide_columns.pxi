@@ -99,20 +99,13 @@ cdef void find_top_wide(const WideBlock* b, double* top, Py_ssize_t* top_at) noe
 
 
 cdef inline void leave_out_wide_top(WideBlock* b, Py_ssize_t place) noexcept nogil:
-    """Of the sum; -1: none."""
+    """As leave_out_top."""
     b.top_at = leave_out_wide(b, place, b.top_copy)
 
 
-cdef inline void add_vector(vd* high, vd* low, vd value) noexcept nogil:
-    """`add` in eight lanes."""
-    cdef vd s = vd_add(high[0], value)
-    cdef vd back = vd_sub(s, high[0])
-    low[0] = vd_add(low[0], vd_add(vd_sub(high[0], vd_sub(s, back)), vd_sub(value, back)))
-    high[0] = s
-
-
 cdef inline void keep_vector(double* e, Py_ssize_t n, vd power, vd t, vd value) noexcept nogil:
-    """OUT e[0:n], n up to 8 or more: value = power (1 + t), and KEPT further on what its last rounding has lost."""
+    """OUT value = power (1 + t), and KEPT further on what its last rounding has lost: those of its items that are among
+    the next n, which may be none."""
     # The difference is exact: both are within a factor of two.
     cdef vd low = vd_fma(power, t, vd_sub(power, value))
     if n >= 8:

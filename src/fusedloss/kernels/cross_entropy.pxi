@@ -168,6 +168,33 @@ cdef inline void take_labels(const Softmax* t, Py_ssize_t first, Py_ssize_t n, i
     count[0] = MISTAKEN if (mistakes > 0) | (count[0] == MISTAKEN) else count[0] + taking_part
 
 
+cdef inline bint are_classes(const integer* labels, const Softmax* t, float* out) noexcept nogil:
+    cdef uint64_t last = <uint64_t>(t.classes - 1)
+    cdef uint64_t label
+    cdef uint64_t outside = 0
+    cdef int i
+    for i in range(LANES):
+        label = <uint64_t><int64_t>labels[i]
+        # The first bit of one of them is set.
+        outside |= label | (last - label)
+        out[i] = <float><int32_t>label
+    return outside >> 63 == 0
+
+
+cdef bint usual_labels(const Softmax* t, Py_ssize_t first, float* labels) noexcept nogil:
+    """OUT labels of 16 rows of few classes as floats: False if one of them is no class, or could be one to ignore."""
+    cdef const char* at = t.target + first * size_of(t.target_code)
+    if t.ignoring and 0 <= t.ignore_index < t.classes:
+        return False
+    if t.target_code == I64:
+        return are_classes(<const int64_t*>at, t, labels)
+    if t.target_code == I32:
+        return are_classes(<const int32_t*>at, t, labels)
+    if t.target_code == U8:
+        return are_classes(<const uint8_t*>at, t, labels)
+    return False
+
+
 cdef struct Census:
     # What the mean divides by, from one sweep over labels and sample weights.
     bint bad                # some label is out of range
@@ -278,7 +305,7 @@ cdef bint finish_direct(const Softmax* t, Rows* r) noexcept nogil:
         r.loss[i] = times(hard, r.loss[i])
         r.p_factor[i] = coefficient
         r.q_factor[i] = 0.0
-        r.special[i] = -coefficient * (r.rest[i] / r.total[i])
+        r.special[i] = -(r.rest[i] * (coefficient / r.total[i]))
         r.loss[i] = 0.0 if r.label[i] == IGNORED else r.loss[i]
         r.z[i] = 0.0
     set_peaks(r, label_term, top_term)

@@ -33,6 +33,7 @@ cdef extern from "vectors.h":
     vf vf_max(vf a, vf b) noexcept nogil              # a > b ? a : b
     vf vf_min(vf a, vf b) noexcept nogil              # a < b ? a : b
     vf vf_clamp_unless_zero(vf s, vf floor, vf a) noexcept nogil     # s == 0 ? floor : max(floor, a)
+    int vf_any_less(vf a, vf b) noexcept nogil        # in some lane a < b
     int vf_first_equal(vf a, vf b) noexcept nogil     # lane, 16 if none
     float vf_largest(vf a) noexcept nogil             # of 16; no lane may be nan
     vf vf_table(const float* p) noexcept nogil

@@ -215,6 +215,20 @@ cdef inline void set_factors(LaneFactors* f, const double* p_factor, const doubl
     f.wide = wide
 
 
+cdef inline vf share_factors(LaneFactors* f, double p_factor, const double* rest, const double* total) noexcept nogil:
+    """set_factors of one p_factor, which float32 holds. The gradients at the labels."""
+    cdef vd a = vd_div(vd_set(p_factor), vd_load(total))
+    cdef vd b = vd_div(vd_set(p_factor), vd_load(total + 8))
+    cdef vf high = vf_narrow(a, b)
+    vd_store(f.factor, a)
+    vd_store(f.factor + 8, b)
+    vf_store(f.high, high)
+    vf_store(f.low, vf_narrow(vd_sub(a, vd_low(high)), vd_sub(b, vd_high(high))))
+    f.wide = False
+    memset(f.needs, 0, sizeof(f.needs))
+    return vf_narrow(vd_neg(vd_mul(vd_load(rest), a)), vd_neg(vd_mul(vd_load(rest + 8), b)))
+
+
 cdef inline vf scaled_lanes(const LaneFactors* f, vf e, vf low) noexcept nogil:
     """factor (e + low), rounded once."""
     return vf_fma(e, vf_load(f.high), vf_fma(e, vf_load(f.low), vf_mul(low, vf_load(f.high))))
@@ -247,11 +261,10 @@ cdef inline vf scaled_column(const LaneFactors* f, const float* e, const float* 
 
 
 cdef void write_gradient(const LaneFactors* f, const float* e, const float* low, Py_ssize_t classes, vf label,
-                         const float* at_labels, float* rows) noexcept nogil:
+                         vf at_label, float* rows) noexcept nogil:
     """Gradients of 16 rows of the plain loss, one after the other: scaled exponentials, transposed back. A label's
     entry is put in on the way, in registers: a load that follows a store of a part of it waits for the store."""
     cdef vf v[4]
-    cdef vf at_label = vf_load(at_labels)
     cdef Py_ssize_t width = min(classes, <Py_ssize_t>4)
     cdef Py_ssize_t groups = (classes + 3) // 4
     cdef Py_ssize_t k, at, c
@@ -273,36 +286,15 @@ cdef void write_gradient(const LaneFactors* f, const float* e, const float* low,
 
 # ---------------------------------------------------------------------------------- the plain loss, without a shift
 
-cdef struct ColumnSums:
-    # Of 16 rows, from their classes in order.
+cdef struct Columns:
+    # What the classes of 16 rows have shown, in order.
     vf label             # the label less the number of the next class
-    vd sum_0             # of e^x but the label's, lanes 0 to 7
-    vd sum_1             # ... 8 to 15
-    vf low               # of what the last roundings of these e^x have lost
     vf logit             # x_y
     vf smallest          # -max |x|; nan is passed over, and seen by the sums
 
 
-cdef inline void add_terms(vf v, vf lost, ColumnSums* s) noexcept nogil:
-    s.sum_0 = vd_add(s.sum_0, vd_low(v))
-    s.sum_1 = vd_add(s.sum_1, vd_high(v))
-    s.low = vf_add(s.low, lost)
-
-
-cdef inline void add_two(vf y, vf z, vf lost, vf lost_too, ColumnSums* s, float* e, float* low) noexcept nogil:
-    """OUT e and low, unless NULL."""
-    add_terms(y, lost, s)
-    add_terms(z, lost_too, s)
-    if e != NULL:
-        vf_store(e, y)
-        vf_store(e + LANES, z)
-    if e != NULL and low != NULL:
-        vf_store(low, lost)
-        vf_store(low + LANES, lost_too)
-
-
-cdef inline vf take_column(vf x, const Exponents* k, ColumnSums* s) noexcept nogil:
-    """The argument of its exponential."""
+cdef inline vf take_column(vf x, const Exponents* k, Columns* s) noexcept nogil:
+    """The argument of its exponential, which is 0 at the labels."""
     cdef vf label = s.label
     s.label = vf_sub(label, vf_set(1.0))
     s.logit = vf_if_equal(label, vf_set(0.0), x, s.logit)
@@ -310,21 +302,36 @@ cdef inline vf take_column(vf x, const Exponents* k, ColumnSums* s) noexcept nog
     return vf_clamp_unless_zero(label, k.floor, x)
 
 
-cdef inline void add_column(vf x, const Exponents* k, ColumnSums* s, float* e, float* low) noexcept nogil:
-    cdef vf lost
-    cdef vf v = exp_with_low(take_column(x, k, s), k, &lost)
-    add_terms(v, lost, s)
-    if e != NULL:
-        vf_store(e, v)
-        vf_store(low, lost)
-
-
-cdef inline void add_two_columns(vf x, vf y, const Exponents* k, ColumnSums* s, float* e, float* low) noexcept nogil:
-    cdef vf lost, lost_too
-    x = take_column(x, k, s)
-    y = take_column(y, k, s)
-    exp_two_with_low(&x, &y, k, &lost, &lost_too)
-    add_two(x, y, lost, lost_too, s, e, low)
+cdef inline void take_columns(const float* x, Py_ssize_t classes, const float* further, const Exponents* k, vf label,
+                              Columns* s, float* out) noexcept nogil:
+    """All classes of 16 rows that lie one after the other; OUT out[class, lane]: arguments. What lies `further` on is
+    fetched."""
+    cdef vf columns[4]
+    cdef Py_ssize_t at, start, c
+    s.label = label
+    s.logit = vf_set(0.0)
+    s.smallest = vf_set(0.0)
+    if classes < 4:
+        vf_load_columns(x, classes, classes, columns)
+        for c in range(classes):
+            fl_prefetch(further + c * LANES)
+            vf_store(out + c * LANES, take_column(columns[c], k, s))
+        return
+    for at in range(0, classes, 4):
+        fl_prefetch(further + at * LANES)
+        fl_prefetch(further + (at + 1) * LANES)
+        fl_prefetch(further + (at + 2) * LANES)
+        fl_prefetch(further + (at + 3) * LANES)
+        start = at
+        if at + 4 > classes:
+            # The last four start early.
+            start = classes - 4
+            s.label = vf_sub(label, vf_set(<float>start))
+        vf_load_columns(x + start, classes, 4, columns)
+        vf_store(out + start * LANES, take_column(columns[0], k, s))
+        vf_store(out + (start + 1) * LANES, take_column(columns[1], k, s))
+        vf_store(out + (start + 2) * LANES, take_column(columns[2], k, s))
+        vf_store(out + (start + 3) * LANES, take_column(columns[3], k, s))
 
 
 cdef struct Product:
@@ -454,16 +461,12 @@ cdef void store_rows(const Softmax* t, char* data, Py_ssize_t first, Py_ssize_t 
 
 
 cdef void write_short_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, const Rows* r, const LaneFactors* f,
-                           bint some_apart, vf label, vf label_e, vf label_low, float* e, const float* low,
-                           float* buffer) noexcept nogil:
+                           bint some_apart, vf label, vf at_label, vf label_e, vf label_low, float* e,
+                           const float* low, float* buffer) noexcept nogil:
     """Gradient and Hessian of up to 16 short rows of the plain loss, from e, which is spoilt, and low; those of the
     labels, which a sum may have left out, in label_e and label_low."""
-    cdef float at_labels[LANES]
     cdef bint whole = goes_straight(t, n) and not some_apart
-    cdef int i
-    for i in range(LANES):
-        at_labels[i] = <float>r.special[i]
-    write_gradient(f, e, low, t.classes, label, at_labels, <float*>t.grad + first * t.classes if whole else buffer)
+    write_gradient(f, e, low, t.classes, label, at_label, <float*>t.grad + first * t.classes if whole else buffer)
     if not whole:
         store_rows(t, t.grad, first, n, r, f, some_apart, buffer)
     if t.hess == NULL:
@@ -488,132 +491,80 @@ cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Product*
     cdef float lanes[LANES]
     cdef double rest[LANES]
     cdef double label_term[LANES]
+    cdef double total[LANES]
     cdef double v[LANES]
-    cdef float at_labels[LANES]
+    cdef float logits[LANES]
     cdef LaneFactors factors
     cdef Rows r
-    cdef ColumnSums s
-    cdef vf columns[4]
-    cdef vf ahead[4]
-    cdef vf label, y, z, e_0, e_1, lost, lost_too
-    cdef Two two
+    cdef Columns s
+    cdef ColumnSums sums = no_columns()
+    cdef vf label, at_label, label_e, label_low
     cdef Exponents k = exponents_of(0.0)
     cdef Py_ssize_t classes = t.classes
-    cdef Py_ssize_t full = classes - classes % 4
-    cdef Py_ssize_t start, c
     cdef const float* x = whole_rows(t.logits, t.code, classes, first, n, buffer)
     cdef bint keep = t.grad != NULL
-    # What comes 4 KiB later, in whole groups of rows, is fetched meanwhile.
-    cdef const float* further = x + LANES * classes * max(64 // classes, <Py_ssize_t>1)
-    cdef int64_t counted = count[0]
+    # What comes 4 KiB later, or with the next group of rows, is fetched meanwhile.
+    cdef const float* further = x + LANES * max(classes, <Py_ssize_t>64)
+    cdef int64_t counted = count[0] + LANES
+    cdef bint usual = n == LANES and count[0] != MISTAKEN and usual_labels(t, first, lanes)
     cdef int i
-    cdef int large = 0
 
-    take_labels(t, first, n, r.label, &counted)
-    for i in range(LANES):
-        # Short rows have few classes, and x86-64-v3 can convert no wider integers in lanes.
-        lanes[i] = <float><int32_t>r.label[i]
+    if not usual:
+        counted = count[0]
+        take_labels(t, first, n, r.label, &counted)
+        for i in range(LANES):
+            # Short rows have few classes, and x86-64-v3 can convert no wider integers in lanes.
+            lanes[i] = <float><int32_t>r.label[i]
 
     # 1. Sums.
     label = vf_load(lanes)
-    s.label = label
-    s.sum_0 = vd_set(0.0)
-    s.sum_1 = vd_set(0.0)
-    s.low = vf_set(0.0)
-    s.logit = vf_set(0.0)
-    s.smallest = vf_set(0.0)
-    # The next columns are transposed while exponentials of these are computed: their chains are too long for the
-    # processor to get that far ahead by itself.
-    if full > 0:
-        vf_load_columns(x, classes, 4, columns)
-    for c in range(0, full, 4):
-        fl_prefetch(further + c * LANES)
-        fl_prefetch(further + (c + 1) * LANES)
-        fl_prefetch(further + (c + 2) * LANES)
-        fl_prefetch(further + (c + 3) * LANES)
-        vf_load_columns(x + (c + 4 if c + 4 < full else c), classes, 4, ahead)
-        if FL_WIDE:
-            # ... and these are half done when the next begin.
-            if c == 0:
-                y = take_column(columns[0], &k, &s)
-                z = take_column(columns[1], &k, &s)
-                two = two_of_nothing()
-                two_with_low(y, z, &k, &two, &e_0, &e_1, &lost, &lost_too)
-            y = take_column(columns[2], &k, &s)
-            z = take_column(columns[3], &k, &s)
-            two_with_low(y, z, &k, &two, &e_0, &e_1, &lost, &lost_too)
-            add_two(e_0, e_1, lost, lost_too, &s, e + c * LANES if keep else NULL, low + c * LANES)
-            if c + 4 < full:
-                y = take_column(ahead[0], &k, &s)
-                z = take_column(ahead[1], &k, &s)
-            two_with_low(y, z, &k, &two, &e_0, &e_1, &lost, &lost_too)
-            add_two(e_0, e_1, lost, lost_too, &s, e + (c + 2) * LANES if keep else NULL, low + (c + 2) * LANES)
-        elif keep:
-            add_two_columns(columns[0], columns[1], &k, &s, e + c * LANES, low + c * LANES)
-            add_two_columns(columns[2], columns[3], &k, &s, e + (c + 2) * LANES, low + (c + 2) * LANES)
-        else:
-            add_two_columns(columns[0], columns[1], &k, &s, NULL, NULL)
-            add_two_columns(columns[2], columns[3], &k, &s, NULL, NULL)
-        columns[0] = ahead[0]
-        columns[1] = ahead[1]
-        columns[2] = ahead[2]
-        columns[3] = ahead[3]
-    if full < classes:
-        start = max(classes - 4, <Py_ssize_t>0)
-        vf_load_columns(x + start, classes, min(classes, <Py_ssize_t>4), columns)
-        c = full
-        if c + 2 <= classes:
-            add_two_columns(columns[c - start], columns[c - start + 1], &k, &s, e + c * LANES if keep else NULL,
-                            low + c * LANES if keep else NULL)
-            c += 2
-        if c < classes:
-            add_column(columns[c - start], &k, &s, e + c * LANES if keep else NULL, low + c * LANES if keep else NULL)
+    take_columns(x, classes, further, &k, label, &s, e)
+    label_e = exp_with_low(vf_max(k.floor, s.logit), &k, &label_low)
+    set_terms(label_e, label_low, label_term)
+    sum_columns(e, classes, &k, &sums, e if keep else NULL, low)
 
     # 2. Losses.
-    vd_store(rest, s.sum_0)
-    vd_store(rest + 8, s.sum_1)
-    vf_store(lanes, s.low)
-    for i in range(LANES):
-        rest[i] = rest[i] + <double>lanes[i]
-    vf_store(lanes, s.smallest)
-    columns[0] = exp_with_low(vf_max(k.floor, s.logit), &k, &lost)
-    set_terms(columns[0], lost, label_term)
-    for i in range(LANES):
-        # Nor rows that take no part and hold a nan, which 0 times it would keep.
-        large |= (not (lanes[i] >= <float>-30.0)) | ((r.label[i] < 0) & (rest[i] != rest[i]))
-    if large:
+    if vf_any_less(s.smallest, vf_set(-30.0)):
         return False
+    store_sums(&sums, rest)
+    if not usual:
+        for i in range(LANES):
+            if r.label[i] == IGNORED:
+                # Not with a nan, which 0 times it would keep.
+                if rest[i] != rest[i]:
+                    return False
+                rest[i] = 0.0
     count[0] = counted
     if t.sums != NULL:
         for i in range(LANES):
-            v[i] = 0.0 if r.label[i] == IGNORED else rest[i] / label_term[i]
+            v[i] = rest[i] / label_term[i]
         multiply(product, v)
     elif t.losses != NULL:
         losses_from_sums(rest, label_term, r.loss)
         for i in range(LANES):
-            r.loss[i] = 0.0 if r.label[i] == IGNORED else r.loss[i]
             r.z[i] = 0.0
         keep_losses(t, first, n, &r, <float>0)
     if t.grad == NULL:
         return True
+    for i in range(LANES):
+        total[i] = rest[i] + label_term[i]
     if t.hess != NULL:
         # What needs the logits, which the gradient may replace.
         for i in range(LANES):
+            r.label[i] = <int64_t><int32_t>lanes[i]
             r.rest[i] = rest[i]
-            r.total[i] = rest[i] + label_term[i]
-        vf_store(at_labels, s.logit)
+            r.total[i] = total[i]
+            r.p_factor[i] = 1.0 / t.divisor
+        vf_store(logits, s.logit)
         for i in range(LANES):
-            r.logit[i] = at_labels[i]
+            r.logit[i] = logits[i]
         find_peaks(x, classes, label, e, low, label_term, &r)
 
     # 3. Gradient and Hessian.
-    for i in range(LANES):
-        r.total[i] = rest[i] + label_term[i]
-        r.p_factor[i] = 1.0 / t.divisor
-        r.special[i] = -r.p_factor[i] * (rest[i] / r.total[i])
-    set_factors(&factors, r.p_factor, r.total)
-    leave_ignored_at_zero(&factors, r.label)
-    write_short_rows(t, first, n, &r, &factors, False, label, columns[0], lost, e, low, buffer)
+    at_label = share_factors(&factors, 1.0 / t.divisor, rest, total)
+    if not usual:
+        leave_ignored_at_zero(&factors, r.label)
+    write_short_rows(t, first, n, &r, &factors, False, label, at_label, label_e, label_low, e, low, buffer)
     return True
 
 
@@ -688,6 +639,36 @@ cdef void sum_others(const double* e, const double* low, Py_ssize_t classes, con
         vd_store(lows + half, lost)
 
 
+cdef void sum_others_directly(const float* x, Py_ssize_t classes, const int32_t* label, const float* logit,
+                              const float* base, const float* magic, const float* floor, ColumnSums* sums, float* e,
+                              float* low) noexcept nogil:
+    """Add the classes of 16 rows but the labels, as direct_rows does. OUT e and low of all, labels too."""
+    cdef float labels[LANES]
+    cdef float label_e[LANES]
+    cdef float label_low[LANES]
+    cdef Exponents k = exponents_of(0.0)
+    cdef vf bases = vf_load(base)
+    cdef vf places, v, lost
+    cdef Py_ssize_t c
+    cdef int i
+    k.magic = vf_load(magic)
+    k.floor = vf_load(floor)
+    for i in range(LANES):
+        labels[i] = label[i]
+    places = vf_load(labels)
+    for c in range(classes):
+        v = vf_sub(vf_load(x + c * LANES), bases)
+        vf_store(e + c * LANES, vf_clamp_unless_zero(vf_sub(places, vf_set(<float>c)), k.floor, v))
+    sum_columns(e, classes, &k, sums, e, low)
+    v = exp_with_low(vf_max(k.floor, vf_sub(vf_load(logit), bases)), &k, &lost)
+    vf_store(label_e, v)
+    vf_store(label_low, lost)
+    for i in range(LANES):
+        if 0 <= label[i] < classes:
+            e[label[i] * LANES + i] = label_e[i]
+            low[label[i] * LANES + i] = label_low[i]
+
+
 cdef void scan_lanes(const Softmax* t, const Tile* tile, const float* rows, Py_ssize_t first, Rows* r, bint careful,
                      real* x, real* e, real* low) noexcept nogil:
     """Maxima and sums of 16 rows. `careful`, or for the Hessian: sums that leave out the largest class, too."""
@@ -699,8 +680,8 @@ cdef void scan_lanes(const Softmax* t, const Tile* tile, const float* rows, Py_s
     cdef real top[LANES]
     cdef int32_t here[LANES]
     cdef int32_t label[LANES]
-    cdef double sums[LANES]
-    cdef float lows[LANES]
+    cdef real logit[LANES]
+    cdef ColumnSums sums = no_columns()
     cdef double others[LANES]
     cdef double other_lows[LANES]
     cdef double reference[LANES]
@@ -757,8 +738,6 @@ cdef void scan_lanes(const Softmax* t, const Tile* tile, const float* rows, Py_s
         magic[i] = magic_of_lane(r.scale[i], <real>0)
         floor[i] = floor_of_lane(r.scale[i], <real>0)
         reference[i] = r.maximum[i] if r.maximum[i] > -INFINITY else 0.0
-    memset(sums, 0, sizeof(sums))
-    memset(lows, 0, sizeof(lows))
     memset(others, 0, sizeof(others))
     memset(other_lows, 0, sizeof(other_lows))
     memset(&q_sum, 0, sizeof(LaneSums))
@@ -766,6 +745,8 @@ cdef void scan_lanes(const Softmax* t, const Tile* tile, const float* rows, Py_s
         for i in range(tile.lanes):
             if r.label[i] != IGNORED:
                 r.logit[i] = load_one(t.logits, t.code, tile.start[i] + r.label[i] * t.inner)
+    for i in range(LANES):
+        logit[i] = <real>r.logit[i]
 
     # 2. Sums.
     for part in range(tiles):
@@ -773,16 +754,16 @@ cdef void scan_lanes(const Softmax* t, const Tile* tile, const float* rows, Py_s
         m = min(<Py_ssize_t>TILE, t.classes - at)
         if tiles > 1:
             read_tile(t, tile, rows, at, m, x)
-        exp_lanes(x, m, base, magic, floor, e, low)
         for i in range(LANES):
             label[i] = <int32_t>(r.label[i] - at) if hard else -1
             here[i] = <int32_t>(r.top_at[i] - at) if r.top_at[i] >= 0 else -1
-        if not careful:
-            for c in range(m):
-                for i in range(LANES):
-                    sums[i] = sums[i] + (0.0 if <int32_t>c == label[i] else <double>e[c * LANES + i])
-                    if real is float:
-                        lows[i] = lows[i] + (<float>0.0 if <int32_t>c == label[i] else low[c * LANES + i])
+        if real is float:
+            if careful:
+                exp_lanes(x, m, base, magic, floor, e, low)
+            else:
+                sum_others_directly(x, m, label, logit, base, magic, floor, &sums, e, low)
+        else:
+            exp_lanes(x, m, base, magic, floor, e, low)
         if want_top:
             if real is double:
                 # log p of the top is a sum that one term may be most of.
@@ -809,9 +790,10 @@ cdef void scan_lanes(const Softmax* t, const Tile* tile, const float* rows, Py_s
                     r.q_gap[i] = r.q_gap[i] + (0.0 if q[c * LANES + i] == 0.0 else term)
     for i in range(LANES):
         r.q_sum[i] = q_sum.high[i] + q_sum.low[i]
-        r.rest[i] = sums[i] + <double>lows[i]
         r.others[i] = others[i] + other_lows[i]
         r.others_low[i] = (others[i] - r.others[i]) + other_lows[i]
+    if not careful:
+        store_sums(&sums, r.rest)
     if t.kind == LOGSUMEXP:
         for i in range(tile.lanes):
             if r.maximum[i] == INFINITY and row_has_nan(t, first + i):
@@ -863,6 +845,7 @@ cdef void write_wide_lanes(const Softmax* t, Py_ssize_t first, Py_ssize_t n, con
     cdef float floor[LANES]
     cdef float labels[LANES]
     cdef float logits[LANES]
+    cdef float at_labels[LANES]
     cdef vf label_e, label_low
     cdef Exponents k
     cdef LaneFactors factors
@@ -874,6 +857,7 @@ cdef void write_wide_lanes(const Softmax* t, Py_ssize_t first, Py_ssize_t n, con
         floor[i] = floor_of_lane(r.scale[i], <float>0)
         labels[i] = <float><int32_t>r.label[i]
         logits[i] = <float>r.logit[i]
+        at_labels[i] = <float>r.special[i]
     k = exponents_of(0.0)
     k.magic = vf_load(magic)
     k.floor = vf_load(floor)
@@ -887,7 +871,8 @@ cdef void write_wide_lanes(const Softmax* t, Py_ssize_t first, Py_ssize_t n, con
             # First of all: this reads the logits, which outputs may replace.
             some_apart = True
             write_columns(t, first + i, 0, t.classes, NULL, r, i, <float>0)
-    write_short_rows(t, first, n, r, &factors, some_apart, vf_load(labels), label_e, label_low, e, low, buffer)
+    write_short_rows(t, first, n, r, &factors, some_apart, vf_load(labels), vf_load(at_labels), label_e, label_low, e,
+                     low, buffer)
 
 
 cdef inline void take_lane(Rows* r, const Rows* other, int i) noexcept nogil:

@@ -58,47 +58,21 @@ cdef inline vf take_class(vf x, const Lanes* lanes, bint all_of_them, vf* tops) 
     return y
 
 
-cdef void sum_lanes(float* x, Py_ssize_t classes, const Lanes* lanes, bint softmax, double* sums,
+cdef void sum_lanes(float* x, Py_ssize_t classes, const Lanes* lanes, bint softmax, float* y, double* sums,
                     double* tops) noexcept nogil:
     """OUT sums: of e^(x - base) / 2^scale in each lane, in float64. For the softmax all of them, which are left in x;
-    else without the maximum, OUT tops: how many there are."""
-    cdef ColumnSums s
-    cdef float lows[LANES]
+    else without the maximum, OUT tops: how many there are. y is spoilt, and may be x."""
+    cdef ColumnSums s = no_columns()
     cdef float counts[LANES]
     cdef vf count = vf_set(0.0)
-    cdef vf y, z, e_0, e_1, lost, lost_too
-    cdef Two two
     cdef Py_ssize_t c
     cdef int i
-    s.sum_0 = vd_set(0.0)
-    s.sum_1 = vd_set(0.0)
-    s.low = vf_set(0.0)
-    # A class beyond the last counts as -inf; there is room for it.
-    vf_store(x + classes * LANES, vf_set(-INFINITY))
-    y = take_class(vf_load(x), lanes, softmax, &count)
-    z = take_class(vf_load(x + LANES), lanes, softmax, &count)
-    if FL_WIDE:
-        two = two_of_nothing()
-        two_with_low(y, z, &lanes.exponents, &two, &e_0, &e_1, &lost, &lost_too)
-    for c in range(0, classes, 2):
-        if FL_WIDE:
-            if c + 2 < classes:
-                y = take_class(vf_load(x + (c + 2) * LANES), lanes, softmax, &count)
-                z = take_class(vf_load(x + (c + 3) * LANES), lanes, softmax, &count)
-            two_with_low(y, z, &lanes.exponents, &two, &e_0, &e_1, &lost, &lost_too)
-            add_two(e_0, e_1, lost, lost_too, &s, x + c * LANES if softmax else NULL, NULL)
-        else:
-            exp_two_with_low(&y, &z, &lanes.exponents, &lost, &lost_too)
-            add_two(y, z, lost, lost_too, &s, x + c * LANES if softmax else NULL, NULL)
-            if c + 2 < classes:
-                y = take_class(vf_load(x + (c + 2) * LANES), lanes, softmax, &count)
-                z = take_class(vf_load(x + (c + 3) * LANES), lanes, softmax, &count)
-    vd_store(sums, s.sum_0)
-    vd_store(sums + 8, s.sum_1)
-    vf_store(lows, s.low)
+    for c in range(classes):
+        vf_store(y + c * LANES, take_class(vf_load(x + c * LANES), lanes, softmax, &count))
+    sum_columns(y, classes, &lanes.exponents, &s, x if softmax else NULL, NULL)
+    store_sums(&s, sums)
     vf_store(counts, count)
     for i in range(LANES):
-        sums[i] = sums[i] + <double>lows[i]
         tops[i] = <double>counts[i]
 
 
@@ -148,8 +122,9 @@ cdef void write_log_softmax(const float* x, Py_ssize_t classes, Py_ssize_t n, co
 
 cdef void softmax_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
     """One of the three functions of up to 16 rows of up to SHORT_ROW classes."""
-    cdef float x[4112]           # (SHORT_ROW + 1) * LANES
-    cdef float buffer[4096]      # SHORT_ROW * LANES
+    cdef float x[SHORT_ROW * LANES]
+    cdef float arguments[SHORT_ROW * LANES]
+    cdef float buffer[SHORT_ROW * LANES]
     cdef double rest[LANES]
     cdef double tops[LANES]
     cdef double term[LANES]
@@ -167,11 +142,13 @@ cdef void softmax_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n) noexcep
     cdef double total
     cdef float at
     cdef float* rows = buffer
+    # The logits are wanted once more by log_softmax alone.
+    cdef float* y = <float*>arguments if t.kind == LOG_SOFTMAX else <float*>x
     cdef Py_ssize_t c
     cdef vf e, lost
     cdef int i
     memset(at_top, 0, sizeof(at_top))
-    sum_lanes(x, classes, &lanes, softmax, rest, tops)
+    sum_lanes(x, classes, &lanes, softmax, y, rest, tops)
     vf_store(top, lanes.top)
     if softmax:
         for i in range(LANES):

@@ -86,6 +86,7 @@ static inline vf vf_if_equal(vf s, vf t, vf a, vf b) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(s, t, _CMP_EQ_OQ), b, a);
 }
 /* The first lane in which a == b, 16 if there is none. */
+static inline int vf_any_less(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ) != 0; }
 static inline int vf_first_equal(vf a, vf b) {
     return fl_trailing_zeros(_mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ) | 0x10000u);
 }
@@ -286,6 +287,10 @@ static inline vf vf_if_less(vf s, vf t, vf a, vf b) {
 static inline vf vf_if_equal(vf s, vf t, vf a, vf b) {
     return FL_F(_mm256_blendv_ps(b.a, a.a, _mm256_cmp_ps(s.a, t.a, _CMP_EQ_OQ)),
                 _mm256_blendv_ps(b.b, a.b, _mm256_cmp_ps(s.b, t.b, _CMP_EQ_OQ)));
+}
+static inline int vf_any_less(vf a, vf b) {
+    return _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(a.a, b.a, _CMP_LT_OQ),
+                                           _mm256_cmp_ps(a.b, b.b, _CMP_LT_OQ))) != 0;
 }
 static inline int vf_first_equal(vf a, vf b) {
     const int low = _mm256_movemask_ps(_mm256_cmp_ps(a.a, b.a, _CMP_EQ_OQ));
@@ -534,6 +539,11 @@ static inline vf vf_if_negative(vf s, vf a, vf b) {
 }
 static inline vf vf_if_less(vf s, vf t, vf a, vf b) { FL_LANEWISE(vf, 16, s.x[i] < t.x[i] ? a.x[i] : b.x[i]); }
 static inline vf vf_if_equal(vf s, vf t, vf a, vf b) { FL_LANEWISE(vf, 16, s.x[i] == t.x[i] ? a.x[i] : b.x[i]); }
+static inline int vf_any_less(vf a, vf b) {
+    int any = 0;
+    for (int i = 0; i < 16; i++) any |= a.x[i] < b.x[i];
+    return any;
+}
 static inline int vf_first_equal(vf a, vf b) {
     int i = 0;
     while (i < 16 && !(a.x[i] == b.x[i])) i++;

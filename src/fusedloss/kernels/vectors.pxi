@@ -93,42 +93,20 @@ cdef inline Exponents exponents_of(double scale) noexcept nogil:
     return k
 
 
-cdef inline vf exp_with_low(vf raised, const Exponents* k, vf* low) noexcept nogil:
-    """exp_vector of an argument that is not below the floor, and OUT low: what its last rounding has lost. The sum of
-    both is good to 2^-28."""
+cdef inline void exp_parts_of(vf raised, const Exponents* k, vf* power, vf* t) noexcept nogil:
+    """e^x / 2^scale = power (1 + t) of an argument that is not below the floor, good to 2^-28."""
     cdef vf z = vf_fma(raised, vf_set(FL_LOG2EF), k.magic)
-    cdef vf t = exp_rest(raised, z, k.magic, k.errors)
-    cdef vf power = exp_power(z, k.offsets)
+    t[0] = exp_rest(raised, z, k.magic, k.errors)
+    power[0] = exp_power(z, k.offsets)
+
+
+cdef inline vf exp_with_low(vf raised, const Exponents* k, vf* low) noexcept nogil:
+    """The exponential, and OUT low: what its last rounding has lost."""
+    cdef vf power, t
+    exp_parts_of(raised, k, &power, &t)
     cdef vf e = vf_fma(power, t, power)
     low[0] = vf_fma(power, t, vf_sub(power, e))
     return e
-
-
-cdef inline void exp_two_with_low(vf* a, vf* b, const Exponents* k, vf* low_a, vf* low_b) noexcept nogil:
-    """exp_with_low of both, in place; the operations alternate, since a processor does not look ahead far enough to
-    find the second chain of them."""
-    cdef vf z = vf_fma(a[0], vf_set(FL_LOG2EF), k.magic)
-    cdef vf w = vf_fma(b[0], vf_set(FL_LOG2EF), k.magic)
-    cdef vf n = vf_sub(z, k.magic)
-    cdef vf m = vf_sub(w, k.magic)
-    cdef vf r = vf_nfma(n, vf_set(FL_LN2F_HI), a[0])
-    cdef vf s = vf_nfma(m, vf_set(FL_LN2F_HI), b[0])
-    r = vf_nfma(n, vf_set(FL_LN2F_LO), r)
-    s = vf_nfma(m, vf_set(FL_LN2F_LO), s)
-    n = vf_fma(vf_set(FL_EXPTF_C4), r, vf_set(FL_EXPTF_C3))
-    m = vf_fma(vf_set(FL_EXPTF_C4), s, vf_set(FL_EXPTF_C3))
-    n = vf_fma(n, r, vf_set(FL_EXPTF_C2))
-    m = vf_fma(m, s, vf_set(FL_EXPTF_C2))
-    n = vf_fma(n, r, vf_set(FL_EXPTF_C1))
-    m = vf_fma(m, s, vf_set(FL_EXPTF_C1))
-    n = vf_fma(n, r, vf_look_up(k.errors, vf_bits(z)))
-    m = vf_fma(m, s, vf_look_up(k.errors, vf_bits(w)))
-    z = exp_power(z, k.offsets)
-    w = exp_power(w, k.offsets)
-    a[0] = vf_fma(z, n, z)
-    b[0] = vf_fma(w, m, w)
-    low_a[0] = vf_fma(z, n, vf_sub(z, a[0]))
-    low_b[0] = vf_fma(w, m, vf_sub(w, b[0]))
 
 
 cdef struct Two:
@@ -187,10 +165,9 @@ cdef inline void two_exponentials(const float* following, vf base, bint scaled, 
     two.z_1 = z_1
 
 
-cdef inline void two_with_low(vf a, vf b, const Exponents* k, Two* two, vf* e_0, vf* e_1, vf* low_0,
-                              vf* low_1) noexcept nogil:
-    """OUT the exponentials of two vectors with what their last roundings have lost, as exp_with_low has them. a and b,
-    not below the floor, take their place."""
+cdef inline void two_exp_parts(vf a, vf b, const Exponents* k, Two* two, vf* power_0, vf* power_1, vf* t_0,
+                               vf* t_1) noexcept nogil:
+    """exp_parts_of of two vectors, whose place a and b take, which are not below the floor."""
     cdef vf p_0 = vf_fma(vf_set(FL_EXPTF_C4), two.r_0, vf_set(FL_EXPTF_C3))
     cdef vf p_1 = vf_fma(vf_set(FL_EXPTF_C4), two.r_1, vf_set(FL_EXPTF_C3))
     cdef vf z_0 = vf_fma(a, vf_set(FL_LOG2EF), k.magic)
@@ -201,18 +178,14 @@ cdef inline void two_with_low(vf a, vf b, const Exponents* k, Two* two, vf* e_0,
     cdef vf n_1 = vf_sub(z_1, k.magic)
     p_0 = vf_fma(p_0, two.r_0, vf_set(FL_EXPTF_C1))
     p_1 = vf_fma(p_1, two.r_1, vf_set(FL_EXPTF_C1))
-    cdef vf power_0 = exp_power(two.z_0, k.offsets)
-    cdef vf power_1 = exp_power(two.z_1, k.offsets)
-    p_0 = vf_fma(p_0, two.r_0, vf_look_up(k.errors, vf_bits(two.z_0)))
-    p_1 = vf_fma(p_1, two.r_1, vf_look_up(k.errors, vf_bits(two.z_1)))
+    power_0[0] = exp_power(two.z_0, k.offsets)
+    power_1[0] = exp_power(two.z_1, k.offsets)
+    t_0[0] = vf_fma(p_0, two.r_0, vf_look_up(k.errors, vf_bits(two.z_0)))
+    t_1[0] = vf_fma(p_1, two.r_1, vf_look_up(k.errors, vf_bits(two.z_1)))
     two.r_0 = vf_nfma(n_0, vf_set(FL_LN2F_HI), a)
     two.r_1 = vf_nfma(n_1, vf_set(FL_LN2F_HI), b)
-    e_0[0] = vf_fma(power_0, p_0, power_0)
-    e_1[0] = vf_fma(power_1, p_1, power_1)
     two.r_0 = vf_nfma(n_0, vf_set(FL_LN2F_LO), two.r_0)
     two.r_1 = vf_nfma(n_1, vf_set(FL_LN2F_LO), two.r_1)
-    low_0[0] = vf_fma(power_0, p_0, vf_sub(power_0, e_0[0]))
-    low_1[0] = vf_fma(power_1, p_1, vf_sub(power_1, e_1[0]))
     two.z_0 = z_0
     two.z_1 = z_1
 

@@ -755,9 +755,12 @@ cdef bint add_likelihoods(const real* x, const real* t, Py_ssize_t n, Likelihood
     cdef Likelihood s = products[0]
     cdef double least[8]
     cdef Py_ssize_t full = n // 64
-    cdef Py_ssize_t i, k
+    cdef Py_ssize_t i, j, k
     for k in range((n + 63) // 64):
         i = k * 64
+        for j in range(<Py_ssize_t>sizeof(real)):
+            # As many lines as an item has bytes.
+            fl_prefetch(t + i + CHUNK + j * 64 // <Py_ssize_t>sizeof(real))
         if k < full:
             multiply_by_16(x + i, t + i, LANES, &s)
             multiply_by_16(x + i + 16, t + i + 16, LANES, &s)
@@ -822,6 +825,7 @@ cdef bint labels_are_hard(const real* x, const real* t, Py_ssize_t n, bint* outs
     cdef Py_ssize_t i, k
     for k in range((n + width - 1) // width):
         i = k * width
+        fl_prefetch(x + i + CHUNK)
         if real is float:
             look_at(load_first(x + i, n - i), load_first(t + i, n - i), &high, &low, &soft)
         elif n - i >= 8:
@@ -929,6 +933,8 @@ cdef void write_differences(const real* x, const real* t, Py_ssize_t n, Factor f
     cdef Py_ssize_t m
     while i < n:
         m = min(width, head - i if i < head else n - i)
+        fl_prefetch(x + i + CHUNK)
+        fl_prefetch(t + i + CHUNK)
         if m == width:
             difference_at(x + i, t + i, width, factor, out + i, stream)
         else:

@@ -246,7 +246,7 @@ cdef inline void bce_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, S
         given = load_operand(&t.weight, first, n, out)
         for i in range(n):
             w_buffer[i] = given[i]
-    else:
+    elif not hard:
         for i in range(n):
             w_buffer[i] = 1.0
 

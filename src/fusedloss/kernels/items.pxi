@@ -572,40 +572,83 @@ cdef inline void probability_derivatives(vector p, vector t, vector high, vector
         h[0] = v_times_plus(s, f, v_times(s, v_times_plus(f, lacking, f_low)))
 
 
-cdef inline void derivatives_at(const real* x, const real* t, const real* e, Py_ssize_t m, real high, real low,
-                                bint moderate, real* grad, real* hess, bint stream, bint stream_hess) noexcept nogil:
-    """One vector of write_derivatives, or the first m items of it."""
-    cdef vf g, h = vf_set(0.0)
-    cdef vd a, b = vd_set(0.0)
-    if real is float:
-        if e == NULL:
-            probability_derivatives(load_first(x, m), load_first(t, m), vf_set(high), vf_set(low), hess != NULL,
-                                    &g, &h)
-        elif m >= LANES:
-            binary_derivatives(vf_load(x), vf_load(t), vf_load(e), vf_set(high), vf_set(low),
-                               vf_set(<real>1.0 / high), moderate, hess != NULL, &g, &h)
-        else:
-            binary_derivatives(vf_load_part(x, m, 0.0), vf_load_part(t, m, 0.0), vf_load_part(e, m, 0.0),
-                               vf_set(high), vf_set(low), vf_set(<real>1.0 / high), moderate, hess != NULL,
-                               &g, &h)
-        write_vector(grad, g, m, stream)
-        if hess != NULL:
-            write_vector(hess, h, m, stream_hess)
+cdef inline void derivatives_of_line(const real* x, const real* t, const real* e, vector high, vector low,
+                                     vector inverse, bint moderate, real* grad, real* hess, bint stream,
+                                     bint stream_hess) noexcept nogil:
+    cdef Py_ssize_t width = 64 // <Py_ssize_t>sizeof(real)
+    cdef vector g
+    cdef vector h = high
+    fl_prefetch(t + CHUNK)
+    if e == NULL:
+        probability_derivatives(v_load(x, high), v_load(t, high), high, low, hess != NULL, &g, &h)
     else:
-        if e == NULL:
-            probability_derivatives(vd_load(x) if m >= 8 else vd_load_part(x, m, 0.0),
-                                    vd_load(t) if m >= 8 else vd_load_part(t, m, 0.0),
-                                    vd_set(high), vd_set(low), hess != NULL, &a, &b)
-        elif m >= 8:
-            binary_derivatives(vd_load(x), vd_load(t), vd_load(e), vd_set(high), vd_set(low),
-                               vd_set(<real>1.0 / high), moderate, hess != NULL, &a, &b)
-        else:
-            binary_derivatives(vd_load_part(x, m, 0.0), vd_load_part(t, m, 0.0), vd_load_part(e, m, 0.0),
-                               vd_set(high), vd_set(low), vd_set(<real>1.0 / high), moderate, hess != NULL,
-                               &a, &b)
-        write_vector(grad, a, m, stream)
+        binary_derivatives(v_load(x, high), v_load(t, high), v_load(e, high), high, low, inverse, moderate,
+                           hess != NULL, &g, &h)
+    write_vector(grad, g, width, stream)
+    if hess != NULL:
+        write_vector(hess, h, width, stream_hess)
+
+
+cdef inline void derivatives_of_lines(const real* x, const real* t, const real* e, Py_ssize_t n, vector high,
+                                      vector low, vector inverse, bint moderate, real* grad, real* hess, bint stream,
+                                      bint stream_hess) noexcept nogil:
+    """A loop for each case that is common: what is constant in it stays in registers."""
+    cdef Py_ssize_t width = 64 // <Py_ssize_t>sizeof(real)
+    cdef Py_ssize_t i, k
+    if e == NULL and hess == NULL:
+        for k in range(n // width):
+            i = k * width
+            derivatives_of_line(x + i, t + i, <const real*>NULL, high, low, inverse, True, grad + i, <real*>NULL,
+                                stream, False)
+    elif e == NULL:
+        for k in range(n // width):
+            i = k * width
+            derivatives_of_line(x + i, t + i, <const real*>NULL, high, low, inverse, True, grad + i, hess + i, stream,
+                                stream_hess)
+    elif moderate and hess == NULL:
+        for k in range(n // width):
+            i = k * width
+            derivatives_of_line(x + i, t + i, e + i, high, low, inverse, True, grad + i, <real*>NULL, stream, False)
+    elif moderate:
+        for k in range(n // width):
+            i = k * width
+            derivatives_of_line(x + i, t + i, e + i, high, low, inverse, True, grad + i, hess + i, stream, stream_hess)
+    else:
+        for k in range(n // width):
+            i = k * width
+            derivatives_of_line(x + i, t + i, e + i, high, low, inverse, False, grad + i,
+                                hess + i if hess != NULL else NULL, stream, stream_hess)
+
+
+cdef void whole_lines(const real* x, const real* t, const real* e, Py_ssize_t n, real high, real low, bint moderate,
+                      real* grad, real* hess, bint stream, bint stream_hess) noexcept nogil:
+    """write_derivatives of a multiple of 64 bytes."""
+    if real is float:
+        derivatives_of_lines(x, t, e, n, vf_set(high), vf_set(low), vf_set(<float>1.0 / high), moderate, grad, hess,
+                             stream, stream_hess)
+    else:
+        derivatives_of_lines(x, t, e, n, vd_set(high), vd_set(low), vd_set(1.0 / high), moderate, grad, hess, stream,
+                             stream_hess)
+
+
+cdef void part_of_line(const real* x, const real* t, const real* e, Py_ssize_t n, real high, real low, bint moderate,
+                       real* grad, real* hess) noexcept nogil:
+    """write_derivatives of less than 64 bytes."""
+    cdef real inputs[48]      # 3 LANES
+    cdef real outputs[32]     # 2 LANES
+    cdef Py_ssize_t i
+    memset(inputs, 0, sizeof(inputs))
+    for i in range(n):
+        inputs[i] = x[i]
+        inputs[LANES + i] = t[i]
+        inputs[2 * LANES + i] = e[i] if e != NULL else <real>0.0
+    whole_lines(<const real*>inputs, <const real*>inputs + LANES,
+                <const real*>inputs + 2 * LANES if e != NULL else NULL, 64 // <Py_ssize_t>sizeof(real), high, low,
+                moderate, <real*>outputs, <real*>outputs + LANES if hess != NULL else NULL, False, False)
+    for i in range(n):
+        grad[i] = outputs[i]
         if hess != NULL:
-            write_vector(hess, b, m, stream_hess)
+            hess[i] = outputs[LANES + i]
 
 
 cdef void write_derivatives(const real* x, const real* t, const real* e, Py_ssize_t n, real high, real low,
@@ -615,17 +658,15 @@ cdef void write_derivatives(const real* x, const real* t, const real* e, Py_ssiz
     # Where the lines of the two outputs begin at different items, the second goes through the caches.
     cdef bint both = stream and (<size_t>grad & 63) == (<size_t>hess & 63)
     cdef Py_ssize_t width = 64 // <Py_ssize_t>sizeof(real)
-    cdef Py_ssize_t i = min(n, until_line(grad, sizeof(real))) if stream else 0
-    if i:
-        derivatives_at(x, t, e, i, high, low, moderate, grad, hess, False, False)
-    while n - i >= width:
-        fl_prefetch(t + i + CHUNK)
-        derivatives_at(x + i, t + i, e + i if e != NULL else NULL, width, high, low, moderate, grad + i,
-                       hess + i if hess != NULL else NULL, stream, both)
-        i += width
-    if i < n:
-        derivatives_at(x + i, t + i, e + i if e != NULL else NULL, n - i, high, low, moderate, grad + i,
-                       hess + i if hess != NULL else NULL, False, False)
+    cdef Py_ssize_t head = min(n, until_line(grad, sizeof(real))) if stream else 0
+    cdef Py_ssize_t last = n - (n - head) % width
+    if head:
+        part_of_line(x, t, e, head, high, low, moderate, grad, hess)
+    whole_lines(x + head, t + head, e + head if e != NULL else NULL, last - head, high, low, moderate, grad + head,
+                hess + head if hess != NULL else NULL, stream, both)
+    if last < n:
+        part_of_line(x + last, t + last, e + last if e != NULL else NULL, n - last, high, low, moderate, grad + last,
+                     hess + last if hess != NULL else NULL)
 
 
 cdef inline void add_factor(vd* high, vd* low, vd e) noexcept nogil:
@@ -933,8 +974,9 @@ cdef void write_differences(const real* x, const real* t, Py_ssize_t n, Factor f
     cdef Py_ssize_t m
     while i < n:
         m = min(width, head - i if i < head else n - i)
-        fl_prefetch(x + i + CHUNK)
-        fl_prefetch(t + i + CHUNK)
+        if stream:
+            fl_prefetch(x + i + CHUNK)
+            fl_prefetch(t + i + CHUNK)
         if m == width:
             difference_at(x + i, t + i, width, factor, out + i, stream)
         else:

@@ -217,6 +217,13 @@ cdef inline vector v_if_equal(vector s, vector t, vector a, vector b) noexcept n
         return vd_if_equal(s, t, a, b)
 
 
+cdef inline vector v_load(const real* p, vector tag) noexcept nogil:
+    if vector is vf:
+        return vf_load(<const float*>p)
+    else:
+        return vd_load(<const double*>p)
+
+
 cdef inline void write_vector(real* p, vector a, Py_ssize_t n, bint stream) noexcept nogil:
     """The first n items of `a`; a whole vector past the caches if `stream`."""
     if real is float and vector is vf:

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from . import accuracy_report, axes
 from .results import REFERENCE
-from .targets import evaluate
+from .targets import evaluate, geometric_mean_at_roofs
 
 NOTHING = "-"
 
@@ -237,7 +237,14 @@ def _targets(results):
         text = NOTHING if figure is None else (f"{figure:.0%}" if share else _ratio_text(figure))
         verdict = {None: "not measured", True: "yes", False: "**no**"}[reached.holds]
         rows.append((target.work, f"{sign} {bound}", text, verdict, reached.where, reached.reason))
-    return _table(("work", "target", "reached", "met", "decided by", "why"), rows, right=6)
+    table = _table(("work", "target", "reached", "met", "decided by", "why"), rows, right=6)
+    limit = geometric_mean_at_roofs(results.groups)
+    if limit is None:
+        return table
+    return (
+        f"{table}\n\nIf every streamed row were at its roof, and all others as they are, "
+        f"the geometric mean against\nPyTorch would be {_ratio_text(limit)}."
+    )
 
 
 def _times(results):

@@ -497,8 +497,9 @@ cdef void softmax_block(Softmax* t, Py_ssize_t block, real tag) noexcept nogil:
     cdef Product product
     cdef int64_t count = 0
     cdef bint side_by_side = few_classes(t)
-    cdef bint direct = (real is float and side_by_side and t.inner == 1 and plain(t) and t.weight == NULL
-                        and t.sample_weight == NULL and t.divisor < 1e12)
+    cdef bint weighted = t.weight != NULL or t.sample_weight != NULL
+    cdef bint direct = (real is float and side_by_side and t.inner == 1 and plain(t)
+                        and (weighted or t.divisor < 1e12))
     memset(&total, 0, sizeof(LaneSums))
     memset(&z_total, 0, sizeof(LaneSums))
     clear_product(&product)
@@ -510,23 +511,25 @@ cdef void softmax_block(Softmax* t, Py_ssize_t block, real tag) noexcept nogil:
             group //= 2
     while first < last:
         n = min(group, last - first)
-        if direct and direct_rows(t, first, n, &product, &count):
-            if product.factors == MULTIPLIED:
-                add_logarithm(&product, &total)
-            first += n
-            continue
-        if real is float and t.kind != CROSS_ENTROPY and t.inner == 1 and t.classes <= SHORT_ROW:
+        if direct and direct_rows(t, first, n, weighted, &product, &count, &r):
+            if t.sums != NULL and not weighted:
+                if product.factors == MULTIPLIED:
+                    add_logarithm(&product, &total)
+                first += n
+                continue
+        elif real is float and t.kind != CROSS_ENTROPY and t.inner == 1 and t.classes <= SHORT_ROW:
             softmax_rows(t, first, n)
             first += n
             continue
-        read_row_options(t, first, n, &r, &count)
-        if side_by_side:
-            lanes_block(t, first, n, &r, <real>0)
         else:
-            scan_rows(t, first, n, e, &r, <real>0)
-            finish(t, &r)
-            if t.grad != NULL or t.hess != NULL:
-                write_rows(t, first, n, e, &r, <real>0)
+            read_row_options(t, first, n, &r, &count)
+            if side_by_side:
+                lanes_block(t, first, n, &r, <real>0)
+            else:
+                scan_rows(t, first, n, e, &r, <real>0)
+                finish(t, &r)
+                if t.grad != NULL or t.hess != NULL:
+                    write_rows(t, first, n, e, &r, <real>0)
         keep_losses(t, first, n, &r, tag)
         first += n
         if t.sums == NULL:

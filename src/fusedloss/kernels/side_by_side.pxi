@@ -215,10 +215,11 @@ cdef inline void set_factors(LaneFactors* f, const double* p_factor, const doubl
     f.wide = wide
 
 
-cdef inline vf share_factors(LaneFactors* f, double p_factor, const double* rest, const double* total) noexcept nogil:
-    """set_factors of one p_factor, which float32 holds. The gradients at the labels."""
-    cdef vd a = vd_div(vd_set(p_factor), vd_load(total))
-    cdef vd b = vd_div(vd_set(p_factor), vd_load(total + 8))
+cdef inline vf set_small_factors(LaneFactors* f, const double* p_factor, const double* rest,
+                                 const double* total) noexcept nogil:
+    """set_factors where float32 holds all. The gradients at the labels."""
+    cdef vd a = vd_div(vd_load(p_factor), vd_load(total))
+    cdef vd b = vd_div(vd_load(p_factor + 8), vd_load(total + 8))
     cdef vf high = vf_narrow(a, b)
     vd_store(f.factor, a)
     vd_store(f.factor + 8, b)
@@ -477,25 +478,41 @@ cdef void write_short_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, con
         store_rows(t, t.hess, first, n, r, f, some_apart, buffer)
 
 
-cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Product* product,
-                      int64_t* count) noexcept nogil:
-    """Up to 16 short rows, the plain loss without weights, and what it wants of derivatives: False if a logit is larger
-    than 30 in size. The bits of each row are those of `lanes_block`.
+cdef inline bint read_weights(const Softmax* t, Py_ssize_t first, const float* labels, double* weights) noexcept nogil:
+    """OUT s w_y of 16 rows, 1 where the label is negative: False if that is no factor of a gradient in float32."""
+    cdef double w
+    cdef int i
+    cdef bint small = True
+    for i in range(LANES):
+        w = 1.0
+        if labels[i] >= <float>0.0:
+            if t.sample_weight != NULL:
+                w = load_one(t.sample_weight, t.sample_code, first + i)
+            if t.weight != NULL:
+                w = w * load_one(t.weight, t.weight_code, <Py_ssize_t>labels[i])
+            small = small and holds(w / t.divisor)
+        weights[i] = w
+    return small
 
-    Then no exponential needs a shift, and none can be lost: no maximum is looked for, and each class is read once.
-    Losses go to their array, or as factors into the product; rows that take part are added to count.
+
+cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, bint weighted, Product* product,
+                      int64_t* count, Rows* r) noexcept nogil:
+    """Up to 16 short rows, the plain loss and what it wants of derivatives: False if a logit is larger than 30 in size,
+    or a gradient's factor too large or too small. The bits of each row are those of `lanes_block`.
+
+    Then no exponential needs a shift, and none can be lost: no maximum is looked for, and each class is read once. OUT
+    losses, in r; or, of a sum without weights, factors into the product. Rows that take part are added to count.
     """
     cdef float buffer[SHORT_ROW * LANES]
     cdef float e[SHORT_ROW * LANES]
     cdef float low[SHORT_ROW * LANES]
-    cdef float lanes[LANES]
+    cdef float labels[LANES]
+    cdef float logits[LANES]
+    cdef double weights[LANES]
     cdef double rest[LANES]
     cdef double label_term[LANES]
-    cdef double total[LANES]
     cdef double v[LANES]
-    cdef float logits[LANES]
     cdef LaneFactors factors
-    cdef Rows r
     cdef Columns s
     cdef ColumnSums sums = no_columns()
     cdef vf label, at_label, label_e, label_low
@@ -506,7 +523,7 @@ cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Product*
     # What comes 4 KiB later, or with the next group of rows, is fetched meanwhile.
     cdef const float* further = x + LANES * max(classes, <Py_ssize_t>64)
     cdef int64_t counted = count[0] + LANES
-    cdef bint usual = n == LANES and count[0] != MISTAKEN and usual_labels(t, first, lanes)
+    cdef bint usual = n == LANES and count[0] != MISTAKEN and usual_labels(t, first, labels)
     cdef int i
 
     if not usual:
@@ -514,10 +531,12 @@ cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Product*
         take_labels(t, first, n, r.label, &counted)
         for i in range(LANES):
             # Short rows have few classes, and x86-64-v3 can convert no wider integers in lanes.
-            lanes[i] = <float><int32_t>r.label[i]
+            labels[i] = <float><int32_t>r.label[i]
+    if weighted and not read_weights(t, first, labels, weights) and keep:
+        return False
 
     # 1. Sums.
-    label = vf_load(lanes)
+    label = vf_load(labels)
     take_columns(x, classes, further, &k, label, &s, e)
     label_e = exp_with_low(vf_max(k.floor, s.logit), &k, &label_low)
     set_terms(label_e, label_low, label_term)
@@ -535,36 +554,36 @@ cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Product*
                     return False
                 rest[i] = 0.0
     count[0] = counted
-    if t.sums != NULL:
+    if t.sums != NULL and not weighted:
         for i in range(LANES):
             v[i] = rest[i] / label_term[i]
         multiply(product, v)
-    elif t.losses != NULL:
+    elif t.sums != NULL or t.losses != NULL:
         losses_from_sums(rest, label_term, r.loss)
         for i in range(LANES):
             r.z[i] = 0.0
-        keep_losses(t, first, n, &r, <float>0)
-    if t.grad == NULL:
+        if weighted:
+            for i in range(LANES):
+                r.loss[i] = times(weights[i], r.loss[i])
+    if not keep:
         return True
     for i in range(LANES):
-        total[i] = rest[i] + label_term[i]
+        r.total[i] = rest[i] + label_term[i]
+        r.p_factor[i] = (weights[i] if weighted else 1.0) / t.divisor
     if t.hess != NULL:
         # What needs the logits, which the gradient may replace.
-        for i in range(LANES):
-            r.label[i] = <int64_t><int32_t>lanes[i]
-            r.rest[i] = rest[i]
-            r.total[i] = total[i]
-            r.p_factor[i] = 1.0 / t.divisor
         vf_store(logits, s.logit)
         for i in range(LANES):
+            r.label[i] = <int64_t><int32_t>labels[i]
+            r.rest[i] = rest[i]
             r.logit[i] = logits[i]
-        find_peaks(x, classes, label, e, low, label_term, &r)
+        find_peaks(x, classes, label, e, low, label_term, r)
 
     # 3. Gradient and Hessian.
-    at_label = share_factors(&factors, 1.0 / t.divisor, rest, total)
+    at_label = set_small_factors(&factors, r.p_factor, rest, r.total)
     if not usual:
         leave_ignored_at_zero(&factors, r.label)
-    write_short_rows(t, first, n, &r, &factors, False, label, at_label, label_e, label_low, e, low, buffer)
+    write_short_rows(t, first, n, r, &factors, False, label, at_label, label_e, label_low, e, low, buffer)
     return True
 
 

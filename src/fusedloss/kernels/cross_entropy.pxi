@@ -182,7 +182,8 @@ cdef inline bint are_classes(const integer* labels, const Softmax* t, float* out
 
 
 cdef bint usual_labels(const Softmax* t, Py_ssize_t first, float* labels) noexcept nogil:
-    """OUT labels of 16 rows of few classes as floats: False if one of them is no class, or could be one to ignore."""
+    """OUT labels of 16 rows of few classes as floats: False if one of them is no class, or could be one to ignore, or
+    their dtype is not one of the three that labels usually have."""
     cdef const char* at = t.target + first * size_of(t.target_code)
     if t.ignoring and 0 <= t.ignore_index < t.classes:
         return False

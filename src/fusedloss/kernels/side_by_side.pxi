@@ -479,7 +479,7 @@ cdef void write_short_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, con
 
 
 cdef inline bint read_weights(const Softmax* t, Py_ssize_t first, const float* labels, double* weights) noexcept nogil:
-    """OUT s w_y of 16 rows, 1 where the label is negative: False if that is no factor of a gradient in float32."""
+    """OUT s w_y of 16 rows, 1 where the label is negative: False if the gradients of one need float64 on the way."""
     cdef double w
     cdef int i
     cdef bint small = True

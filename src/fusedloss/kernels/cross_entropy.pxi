@@ -64,7 +64,7 @@ cdef struct Softmax:
     bint stream                  # outputs go past the caches
 
 cdef struct Rows:
-    # Up to 16 rows between the phases; all lanes of all arrays are always set.
+    # Up to 16 rows between the phases; all lanes of all arrays are set, but by direct_rows, which has none.
     int64_t label[LANES]         # IGNORED for rows that take no part
     double maximum[LANES]
     double base[LANES]           # the row's Shift
@@ -306,7 +306,7 @@ cdef bint finish_direct(const Softmax* t, Rows* r) noexcept nogil:
         r.loss[i] = times(hard, r.loss[i])
         r.p_factor[i] = coefficient
         r.q_factor[i] = 0.0
-        r.special[i] = -(r.rest[i] * (coefficient / r.total[i]))
+        r.special[i] = -(r.rest[i] * (coefficient / r.total[i]))       # as set_small_factors has it, to the bit
         r.loss[i] = 0.0 if r.label[i] == IGNORED else r.loss[i]
         r.z[i] = 0.0
     set_peaks(r, label_term, top_term)

@@ -3,9 +3,9 @@
 # A short row costs more in starting and ending loops than in its classes. Here nothing is per row: columns of 16 rows
 # are transposed in registers, all lanes have the same work, and the logarithms at the end are made in lanes too.
 #
-# float32: e^x is carried with what its last rounding has lost, so that the sum of a few terms is right to more digits
-# than a float has. `direct_rows` is the short way of the plain loss, `lanes_block` the way of everything else; a row
-# has the same bits on both.
+# float32: sums are those of column_sums.pxi; for gradients and Hessians e^x is carried with what its last rounding has
+# lost. `direct_rows` is the short way of the plain loss, `lanes_block` the way of everything else; a row has the same
+# bits on both.
 
 cdef enum:
     SHORT_ROW = 256       # up to here 16 rows go side by side: the plain loss of float32

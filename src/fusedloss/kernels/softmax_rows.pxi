@@ -1,8 +1,7 @@
 # softmax, log_softmax and logsumexp of short rows of float32, 16 rows side by side, lane = row.
 #
 # Columns of 16 rows are transposed in registers and kept; the maximum of each lane sets its shift. As with long rows
-# the sum leaves the maximum out where its logarithm is wanted: log S = m + log1p(rest / E_m). Exponentials are added
-# with what their last roundings have lost, so that sums of few terms are right to more digits than a float has.
+# the sum (column_sums.pxi) leaves the maximum out where its logarithm is wanted: log S = m + log1p(rest / E_m).
 
 cdef enum:
     LARGE = 1048576       # maxima from here on leave no room for log S in a second float

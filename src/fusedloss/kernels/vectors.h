@@ -85,8 +85,8 @@ static inline vf vf_if_less(vf s, vf t, vf a, vf b) {
 static inline vf vf_if_equal(vf s, vf t, vf a, vf b) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(s, t, _CMP_EQ_OQ), b, a);
 }
-/* The first lane in which a == b, 16 if there is none. */
 static inline int vf_any_less(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ) != 0; }
+/* The first lane in which a == b, 16 if there is none. */
 static inline int vf_first_equal(vf a, vf b) {
     return fl_trailing_zeros(_mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ) | 0x10000u);
 }

@@ -51,8 +51,8 @@ REASONS: dict[str, str] = {
         "12 %), a shorter chain, blocks with copies of their ends (kept)."
     ),
     "... 1024x32000 in 16 bits, time over that of float32": (
-        "x86-64-v3: 25 cycles for 16 logits, where those of float32 take 22 to read: no loop that "
-        "computes exponentials waits for memory here. Equal in quiet runs (8.8 to 9.3 ms)."
+        "x86-64-v3: 25 cycles for 16 logits in the cache, where those of float32 take 22 to read: "
+        "float16 and bfloat16 took 9.1 and 8.8 ms where float32 took 8.8."
     ),
     "... value, one row of 4000000, float32": (
         "0.55 ms in a quiet run, where 16 MB at the pace of a loop of maxima take 0.53. "
@@ -86,7 +86,7 @@ REASONS: dict[str, str] = {
     ),
     "Numba backend on large rows, against the NumPy backend": (
         "One thread, so that it survives a fork: two reads and two writes of 80 MB, whose lines "
-        "are read first, at the pace of memory for one core. NumPy computes next to nothing here."
+        "are read first, in 42 ms are 11 GB/s, what one core reads. NumPy computes little here."
     ),
 }
 

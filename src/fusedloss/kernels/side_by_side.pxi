@@ -202,13 +202,21 @@ cdef inline void leave_ignored_at_zero(LaneFactors* f, const int64_t* label) noe
         f.low[i] = <float>0.0 if label[i] < 0 else f.low[i]
 
 
+cdef inline void set_quotients(LaneFactors* f, const double* p_factor, const double* total) noexcept nogil:
+    cdef vd a = vd_div(vd_load(p_factor), vd_load(total))
+    cdef vd b = vd_div(vd_load(p_factor + 8), vd_load(total + 8))
+    cdef vf high = vf_narrow(a, b)
+    vd_store(f.factor, a)
+    vd_store(f.factor + 8, b)
+    vf_store(f.high, high)
+    vf_store(f.low, vf_narrow(vd_sub(a, vd_low(high)), vd_sub(b, vd_high(high))))
+
+
 cdef inline void set_factors(LaneFactors* f, const double* p_factor, const double* total) noexcept nogil:
     cdef int i
     cdef int wide = 0
+    set_quotients(f, p_factor, total)
     for i in range(LANES):
-        f.factor[i] = p_factor[i] / total[i]
-        f.high[i] = <float>f.factor[i]
-        f.low[i] = <float>(f.factor[i] - <double>f.high[i])
         # By p_factor, which no shift of the exponentials changes.
         f.needs[i] = not holds(p_factor[i])
         wide |= f.needs[i]
@@ -217,17 +225,12 @@ cdef inline void set_factors(LaneFactors* f, const double* p_factor, const doubl
 
 cdef inline vf set_small_factors(LaneFactors* f, const double* p_factor, const double* rest,
                                  const double* total) noexcept nogil:
-    """set_factors where float32 holds all. The gradients at the labels."""
-    cdef vd a = vd_div(vd_load(p_factor), vd_load(total))
-    cdef vd b = vd_div(vd_load(p_factor + 8), vd_load(total + 8))
-    cdef vf high = vf_narrow(a, b)
-    vd_store(f.factor, a)
-    vd_store(f.factor + 8, b)
-    vf_store(f.high, high)
-    vf_store(f.low, vf_narrow(vd_sub(a, vd_low(high)), vd_sub(b, vd_high(high))))
+    """set_factors where float32 is known to hold all. The gradients at the labels."""
+    set_quotients(f, p_factor, total)
     f.wide = False
     memset(f.needs, 0, sizeof(f.needs))
-    return vf_narrow(vd_neg(vd_mul(vd_load(rest), a)), vd_neg(vd_mul(vd_load(rest + 8), b)))
+    return vf_narrow(vd_neg(vd_mul(vd_load(rest), vd_load(f.factor))),
+                     vd_neg(vd_mul(vd_load(rest + 8), vd_load(f.factor + 8))))
 
 
 cdef inline vf scaled_lanes(const LaneFactors* f, vf e, vf low) noexcept nogil:
@@ -776,13 +779,12 @@ cdef void scan_lanes(const Softmax* t, const Tile* tile, const float* rows, Py_s
         for i in range(LANES):
             label[i] = <int32_t>(r.label[i] - at) if hard else -1
             here[i] = <int32_t>(r.top_at[i] - at) if r.top_at[i] >= 0 else -1
-        if real is float:
-            if careful:
-                exp_lanes(x, m, base, magic, floor, e, low)
-            else:
-                sum_others_directly(x, m, label, logit, base, magic, floor, &sums, e, low)
-        else:
+        if careful:
             exp_lanes(x, m, base, magic, floor, e, low)
+        else:
+            # float64 is always careful.
+            if real is float:
+                sum_others_directly(x, m, label, logit, base, magic, floor, &sums, e, low)
         if want_top:
             if real is double:
                 # log p of the top is a sum that one term may be most of.

@@ -246,6 +246,16 @@ def fits():
             "exp(r) = 1 + C1 r + ... + C4 r^4 on |r| <= 0.0640 ln 2, beside a table of 2^(j/8)",
         ),
         Fit(
+            "FL_EXPSF_C",
+            range(1, 4),
+            mpmath.exp,
+            lambda r: SUM_CONSTANT,
+            (-SUM_INTERVAL, SUM_INTERVAL),
+            FLOAT32,
+            -25.6,
+            "exp(r) = C0 + C1 r + C2 r^2 + C3 r^3 on |r| <= 0.0626 ln 2, C0 by the table of sums",
+        ),
+        Fit(
             "FL_LOG1PF_C",
             range(2, 11),
             mpmath.log1p,
@@ -339,15 +349,28 @@ def constants():
     ]
 
 
-def exp_table(prefix, bits):
-    """(about, bits, {name: value}) of 2^(j/8): T_j rounded, and its error as a share of it."""
+def exp_table(prefix, bits, digits=None, constant=1):
+    """(about, bits, {name: value}) of 2^(j/8): T_j rounded, and its error as a share of it.
+
+    T_j have `digits` bits, all by default; `constant` is that of the polynomial beside the table.
+    """
     values = {}
     for j in range(8):
-        power = mpf(2) ** (mpf(j) / 8)
-        near = rounded(power, bits)
+        power = mpf(2) ** (mpf(j) / 8) * constant
+        near = rounded(power / constant, digits or bits)
         values[f"{prefix}_T{j}"] = near
         values[f"{prefix}_E{j}"] = rounded(power / near - 1, bits)
-    return "2^(j/8) = T (1 + E)", bits, values
+    about = "2^(j/8) = T (1 + E)"
+    if digits:
+        about = f"2^(j/8) C0 = T (1 + E), T with {digits} bits, C0 = {mpmath.nstr(constant, 12)}"
+    return about, bits, values
+
+
+# Of sums of float32 exponentials: |r| <= 0.0626 ln 2, a sixteenth and what the rounding of log2(e)
+# adds at |x| = 128. A cubic with a constant of its own errs by h^4/192 instead of h^4/24 - its
+# error is a Chebyshev polynomial - and the table of errors takes the constant for nothing.
+SUM_INTERVAL = mpf("0.0626") * mpmath.log(2)
+SUM_CONSTANT = 1 - SUM_INTERVAL**4 / 192
 
 
 # log(1 + e^x) for x <= 0 with a table: e^x is P e^r with a power P = 2^(-m/8); entry j belongs to
@@ -411,7 +434,12 @@ def solved(fit):
 
 def file_text():
     """The whole file."""
-    tables = [exp_table("FL_EXPTF", FLOAT32), exp_table("FL_EXPT", FLOAT64), log_table()]
+    tables = [
+        exp_table("FL_EXPTF", FLOAT32),
+        exp_table("FL_EXPSF", FLOAT32, 21, SUM_CONSTANT),
+        exp_table("FL_EXPT", FLOAT64),
+        log_table(),
+    ]
     groups = [*constants(), *tables, *map(solved, fits())]
     macros, declarations = [], []
     for about, bits, values in groups:

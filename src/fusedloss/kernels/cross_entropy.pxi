@@ -13,7 +13,8 @@
 # Three phases for up to 16 rows at a time: scan (maximum and sums), finish (all logarithms, in lanes), write
 # (gradient and Hessian). Two layouts: rows whose classes lie side by side are scanned one at a time (long_rows.pxi);
 # few classes, or classes that are not on the last axis, are scanned 16 rows side by side (side_by_side.pxi, and
-# softmax_rows.pxi for the functions).
+# softmax_rows.pxi for the functions). Most rows of float32 need no shift, and go a shorter way (unshifted_rows.pxi, and
+# direct_rows for few classes).
 
 cdef enum:
     KEPT = 2048           # exponentials of float64 rows that are kept for the gradient
@@ -493,7 +494,9 @@ cdef void softmax_block(Softmax* t, Py_ssize_t block, real tag) noexcept nogil:
     cdef Py_ssize_t n
     cdef int i
     cdef int have = 0
+    cdef Py_ssize_t left
     cdef Rows r
+    cdef Unshifted unshifted
     cdef LaneSums total, z_total
     cdef Product product
     cdef int64_t count = 0
@@ -501,6 +504,7 @@ cdef void softmax_block(Softmax* t, Py_ssize_t block, real tag) noexcept nogil:
     cdef bint weighted = t.weight != NULL or t.sample_weight != NULL
     cdef bint direct = (real is float and side_by_side and t.inner == 1 and plain(t)
                         and (weighted or t.divisor < 1e12))
+    cdef bint unshifting = real is float and not side_by_side and unshiftable(t)
     memset(&total, 0, sizeof(LaneSums))
     memset(&z_total, 0, sizeof(LaneSums))
     clear_product(&product)
@@ -527,10 +531,14 @@ cdef void softmax_block(Softmax* t, Py_ssize_t block, real tag) noexcept nogil:
             if side_by_side:
                 lanes_block(t, first, n, &r, <real>0)
             else:
-                scan_rows(t, first, n, e, &r, <real>0)
-                finish(t, &r)
-                if t.grad != NULL or t.hess != NULL:
-                    write_rows(t, first, n, e, &r, <real>0)
+                left = unshifted_rows(t, first, n, &r, &unshifted) if unshifting else n
+                if left > 0:
+                    scan_rows(t, first, n, e, &r, <real>0)
+                    finish(t, &r)
+                    if t.grad != NULL or t.hess != NULL:
+                        write_rows(t, first, n, e, &r, <real>0)
+                if unshifting:
+                    take_losses(&unshifted, &r)
         keep_losses(t, first, n, &r, tag)
         first += n
         if t.sums == NULL:

@@ -33,6 +33,7 @@ include "mixing.pxi"
 include "long_rows.pxi"
 include "column_sums.pxi"
 include "side_by_side.pxi"
+include "unshifted_rows.pxi"
 include "softmax_rows.pxi"
 include "pointwise.pxi"
 include "door.pxi"
@@ -504,8 +505,11 @@ cdef int share_rows(Softmax* t, int threads) except -1:
     cdef SharedRow s
     cdef Rows r
     cdef RowScan scan
+    cdef Unshifted u
+    cdef double sum
     cdef Py_ssize_t groups = groups_of(t)
     cdef bint wide = t.code == F64
+    cdef bint done
     cdef double ns = softmax_ns(t) / <double>t.rows
     cdef int64_t counted = 0      # before
     memory = bytearray(groups * sizeof(RowScan))
@@ -514,15 +518,30 @@ cdef int share_rows(Softmax* t, int threads) except -1:
     s.rows = &r
     for s.row in range(t.rows):
         read_row_options(t, s.row, 1, &r, &counted)
-        if r.label[0] != IGNORED:
-            s.label = label_of(t, &r, 0)
+        s.label = label_of(t, &r, 0)
+        done = False
+        if r.label[0] != IGNORED and unshiftable(t):
+            memset(&u, 0, sizeof(Unshifted))
+            if t.kind == CROSS_ENTROPY:
+                read_label_terms(t, s.row, 1, &r, &u)
+            if label_allows(t, &r, 0):
+                run(shared_sum, &s, groups, threads, ns)
+                done = add_shared_parts(&s, &sum) and take_sum(t, sum, &u, &r, 0)
+        if r.label[0] != IGNORED and not done:
             run(shared_scan_double if wide else shared_scan_float, &s, groups, threads, ns)
             merge_parts(&s)
             scan = s.parts[0]
             keep_scan(t, s.row, &scan, &r, 0)
-        finish(t, &r)
+        if not done:
+            finish(t, &r)
+        elif t.hess != NULL:
+            find_peak(t, s.row, &u, &r, 0)
         if t.grad != NULL or t.hess != NULL:
             run(shared_write_double if wide else shared_write_float, &s, groups, threads, ns)
+        if done:
+            r.label[0] = DONE
+            set_unshifted_losses(t, &r, &u)
+            take_losses(&u, &r)
         if wide:
             keep_losses(t, s.row, 1, &r, <double>0)
         else:

@@ -1,4 +1,6 @@
 # Long rows: one at a time, their classes side by side; and one row that threads share.
+#
+# Those of float32 come here only if unshifted_rows.pxi cannot have them.
 
 cdef struct RowScan:
     # A row, or a column block of it.
@@ -233,7 +235,7 @@ cdef bint row_has_nan(const Softmax* t, Py_ssize_t row) noexcept nogil:
 
 cdef inline int next_lane(const Rows* r, int lane, Py_ssize_t n) noexcept nogil:
     """From `lane` on, the first that takes part; n if there is none."""
-    while lane < n and r.label[lane] == IGNORED:
+    while lane < n and r.label[lane] < 0:
         lane += 1
     return lane
 
@@ -277,10 +279,12 @@ cdef inline void write_line(float* out, const float* values, Py_ssize_t n) noexc
 
 
 cdef void write_plain(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t last, const Rows* r, int lane,
-                      const ScaledExp* scaled) noexcept nogil:
+                      const ScaledExp* scaled, const float* kept) noexcept nogil:
     """Gradient and Hessian of a plain loss of float32, or the softmax, of a row's columns column..last. The entries of
-    label and peak, which have formulae of their own, are put where they belong."""
-    cdef const float* x = <const float*>t.logits + row * t.classes
+    label and peak, which have formulae of their own, are put where they belong. kept: NULL, or what write_scaled_exp
+    takes instead of logits."""
+    cdef const float* logits = <const float*>t.logits + row * t.classes
+    cdef const float* x = logits if kept == NULL else kept
     cdef float* g = <float*>t.grad + row * t.classes
     cdef float* h = NULL
     cdef float back = 0.0
@@ -292,7 +296,11 @@ cdef void write_plain(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
     cdef bint apart
     # Reading, which would pause while outputs are written, goes on with the rows that are next. Three quarters of the
     # second-level cache are enough for these and those.
-    cdef Py_ssize_t ahead = (LANES if t.classes <= COLUMNS else 1) * t.classes if t.stream and t.classes <= 65536 else 0
+    cdef const float* ahead = logits
+    if kept != NULL:
+        ahead = logits + t.classes
+    elif t.stream and t.classes <= 65536:
+        ahead = logits + (LANES if t.classes <= COLUMNS else 1) * t.classes
     if t.hess != NULL:
         h = <float*>t.hess + row * t.classes
         back = <float>(1.0 / r.p_factor[lane])
@@ -307,7 +315,8 @@ cdef void write_plain(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
         apart = end == column and stop < last
         if apart:
             end = min(last, column + LANES)
-            write_scaled_exp(x + column, end - column, scaled, g_line, h_line if h != NULL else NULL, back, 0, False)
+            write_scaled_exp(x + column, end - column, scaled, g_line, h_line if h != NULL else NULL, back,
+                             ahead + column, False)
             if column <= label < end:
                 g_line[label - column] = <float>r.special[lane]
             if column <= peak < end:
@@ -317,7 +326,7 @@ cdef void write_plain(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
                 write_line(h + column, h_line, end - column)
         else:
             write_scaled_exp(x + column, end - column, scaled, g + column, h + column if h != NULL else NULL, back,
-                             ahead, t.stream)
+                             ahead + column, t.stream)
             if column <= label < end:
                 g[label] = <float>r.special[lane]
             if column <= peak < end:
@@ -333,7 +342,7 @@ cdef inline void write_probabilities(const real* x, Py_ssize_t n, const Rows* r,
     cdef Py_ssize_t i
     if real is float:
         if set_scaled_exp(&scaled, inverse, r.base[lane], r.scale[lane]):
-            write_scaled_exp(x, n, &scaled, p, NULL, 0.0, 0, False)
+            write_scaled_exp(x, n, &scaled, p, NULL, 0.0, x, False)
             return
     else:
         if set_scaled_double_exp(&wide, inverse, 0.0, r.base[lane], r.scale[lane]):
@@ -390,7 +399,7 @@ cdef void write_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
         for i in range(n):
             g[i] = fma(e[column + i], factor, fma(e[column + i], leftover, e[KEPT + column + i] * factor))
     elif real is float and set_scaled_exp(&scaled, factor, r.base[lane], r.scale[lane]):
-        write_scaled_exp(<const float*>x, n, &scaled, <float*>g, NULL, 0.0, 0, False)
+        write_scaled_exp(<const float*>x, n, &scaled, <float*>g, NULL, 0.0, <const float*>x, False)
     elif real is double and set_scaled_double_exp(&wide, factor, leftover, r.base[lane], r.scale[lane]):
         write_scaled_double_exp(<const double*>x, n, &wide, <double*>g)
     else:
@@ -490,7 +499,8 @@ cdef void write_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, const dou
     """Outputs of n rows. e: as scan_rows has it."""
     cdef int lane
     for lane in range(<int>n):
-        write_columns(t, first + lane, 0, t.classes, NULL if e == NULL else e + lane * t.classes, r, lane, tag)
+        if r.label[lane] != DONE:
+            write_columns(t, first + lane, 0, t.classes, NULL if e == NULL else e + lane * t.classes, r, lane, tag)
 
 
 cdef void write_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t last, const double* e,
@@ -508,7 +518,7 @@ cdef void write_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_
     if (t.code == F32 and not t.soft and t.smoothing == 0.0 and t.kind != LOG_SOFTMAX
             and (t.hess == NULL or hess_from_grad(r, lane))
             and set_scaled_exp(&scaled, r.p_factor[lane] / r.total[lane], r.base[lane], r.scale[lane])):
-        write_plain(t, row, column, last, r, lane, &scaled)
+        write_plain(t, row, column, last, r, lane, &scaled, NULL)
         return
     if (real is float and mixes_floats(t, r, lane)
             and set_scaled_exp(&scaled, r.p_factor[lane] / r.total[lane], r.base[lane], r.scale[lane])):

@@ -104,6 +104,14 @@ static inline vi vi_shift_right(vi a, unsigned n) { return _mm512_srli_epi32(a, 
 /* A table of 8 numbers, and its entries named by the low 3 bits of each lane. */
 static inline vf vf_table(const float *p) { return _mm512_broadcast_f32x8(_mm256_loadu_ps(p)); }
 static inline vf vf_look_up(vf table, vi index) { return _mm512_permutexvar_ps(index, table); }
+/* Numbers 0, 2, ..., 14, or 1, 3, ..., 15, as doubles, times 2^-896: of numbers that are not negative and have at most
+ * 21 digits. Their bits, three places lower, are the high half of such a double. */
+static inline vd vd_even_tiny(vf a) {
+    return _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_srli_epi32(_mm512_castps_si512(a), 3), 32));
+}
+static inline vd vd_odd_tiny(vf a) {
+    return _mm512_castsi512_pd(_mm512_maskz_mov_epi32(0xaaaa, _mm512_srli_epi32(_mm512_castps_si512(a), 3)));
+}
 static inline vf vf_from_halves(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
 static inline void vf_to_halves(uint16_t *p, vf a) {
     _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
@@ -342,6 +350,15 @@ static inline vd vd_high(vf a) {
 static inline vd vd_from_floats(const float *p) {
     return FL_D(_mm256_cvtps_pd(_mm_loadu_ps(p)), _mm256_cvtps_pd(_mm_loadu_ps(p + 4)));
 }
+static inline __m256d fl_even_tiny(__m256 a) {
+    return _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_srli_epi32(_mm256_castps_si256(a), 3), 32));
+}
+static inline __m256d fl_odd_tiny(__m256 a) {
+    const __m256i high = _mm256_srli_epi32(_mm256_castps_si256(a), 3);
+    return _mm256_castsi256_pd(_mm256_blend_epi32(high, _mm256_setzero_si256(), 0x55));
+}
+static inline vd vd_even_tiny(vf a) { return FL_D(fl_even_tiny(a.a), fl_even_tiny(a.b)); }
+static inline vd vd_odd_tiny(vf a) { return FL_D(fl_odd_tiny(a.a), fl_odd_tiny(a.b)); }
 static inline vf vf_narrow(vd a, vd b) {
     return FL_F(_mm256_insertf128_ps(_mm256_castps128_ps256(_mm256_cvtpd_ps(a.a)), _mm256_cvtpd_ps(a.b), 1),
                 _mm256_insertf128_ps(_mm256_castps128_ps256(_mm256_cvtpd_ps(b.a)), _mm256_cvtpd_ps(b.b), 1));
@@ -607,6 +624,10 @@ static inline int vd_first_equal(vd a, vd b) {
 }
 static inline fl_vl fl_bits(vd a) { fl_vl r; memcpy(&r, &a, sizeof r); return r; }
 static inline vd fl_of_bits(fl_vl a) { vd r; memcpy(&r, &a, sizeof r); return r; }
+static inline fl_vl fl_even_tiny(vi a) { FL_LANEWISE(fl_vl, 8, (uint64_t)(a.x[2 * i] >> 3) << 32); }
+static inline fl_vl fl_odd_tiny(vi a) { FL_LANEWISE(fl_vl, 8, (uint64_t)(a.x[2 * i + 1] >> 3) << 32); }
+static inline vd vd_even_tiny(vf a) { return fl_of_bits(fl_even_tiny(vf_bits(a))); }
+static inline vd vd_odd_tiny(vf a) { return fl_of_bits(fl_odd_tiny(vf_bits(a))); }
 static inline fl_vl fl_shift_left(fl_vl a, int n) { FL_LANEWISE(fl_vl, 8, a.x[i] << n); }
 static inline fl_vl fl_shift_right(fl_vl a, int n) { FL_LANEWISE(fl_vl, 8, a.x[i] >> n); }
 static inline fl_vl fl_sub_bits(fl_vl a, fl_vl b) { FL_LANEWISE(fl_vl, 8, a.x[i] - b.x[i]); }

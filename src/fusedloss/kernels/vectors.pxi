@@ -190,6 +190,70 @@ cdef inline void two_exp_parts(vf a, vf b, const Exponents* k, Two* two, vf* pow
     two.z_1 = z_1
 
 
+# For sums of exponentials, which bring no rounding of their own, a cubic does: e^y = 2^n T_j (1 + t) is good to 2^-25.6
+# before it is rounded. T_j have 21 digits, so that powers can be added in float64 by their bits.
+
+cdef float sum_offsets[8]
+cdef float sum_errors[8]
+
+
+cdef void fill_sum_tables() noexcept:
+    cdef float[8] powers = [FL_EXPSF_T0, FL_EXPSF_T1, FL_EXPSF_T2, FL_EXPSF_T3,
+                            FL_EXPSF_T4, FL_EXPSF_T5, FL_EXPSF_T6, FL_EXPSF_T7]
+    cdef float[8] errors = [FL_EXPSF_E0, FL_EXPSF_E1, FL_EXPSF_E2, FL_EXPSF_E3,
+                            FL_EXPSF_E4, FL_EXPSF_E5, FL_EXPSF_E6, FL_EXPSF_E7]
+    cdef int j
+    for j in range(8):
+        sum_errors[j] = errors[j]
+        sum_offsets[j] = fl_float_bits(fl_bits_f32(powers[j]) - (<uint32_t>127 << 23) - (<uint32_t>j << 20))
+
+
+fill_sum_tables()
+
+
+cdef inline Exponents sum_exponents_of(double scale) noexcept nogil:
+    cdef Exponents k
+    k.magic = vf_set(eighths_magic(scale))
+    k.floor = vf_set(eighths_floor(scale))
+    k.offsets = vf_table(sum_offsets)
+    k.errors = vf_table(sum_errors)
+    return k
+
+
+cdef inline void sum_parts(vf y, const Exponents* k, vf* power, vf* t) noexcept nogil:
+    """OUT power and t: e^y / 2^scale = power (1 + t) of an argument that is not below the floor; k is for sums."""
+    cdef vf z = vf_fma(y, vf_set(FL_LOG2EF), k.magic)
+    cdef vf n = vf_sub(z, k.magic)
+    cdef vf r = vf_nfma(n, vf_set(FL_LN2F_LO), vf_nfma(n, vf_set(FL_LN2F_HI), y))
+    cdef vf p = vf_fma(vf_set(FL_EXPSF_C3), r, vf_set(FL_EXPSF_C2))
+    p = vf_fma(p, r, vf_set(FL_EXPSF_C1))
+    t[0] = vf_fma(p, r, vf_look_up(k.errors, vf_bits(z)))
+    power[0] = exp_power(z, k.offsets)
+
+
+cdef inline void two_sum_parts(vf a, vf b, const Exponents* k, Two* two, vf* power_0, vf* power_1, vf* t_0,
+                               vf* t_1) noexcept nogil:
+    """sum_parts of two vectors, whose place a and b take; as in two_exponentials, operations alternate."""
+    cdef vf p_0 = vf_fma(vf_set(FL_EXPSF_C3), two.r_0, vf_set(FL_EXPSF_C2))
+    cdef vf p_1 = vf_fma(vf_set(FL_EXPSF_C3), two.r_1, vf_set(FL_EXPSF_C2))
+    cdef vf z_0 = vf_fma(a, vf_set(FL_LOG2EF), k.magic)
+    cdef vf z_1 = vf_fma(b, vf_set(FL_LOG2EF), k.magic)
+    p_0 = vf_fma(p_0, two.r_0, vf_set(FL_EXPSF_C1))
+    p_1 = vf_fma(p_1, two.r_1, vf_set(FL_EXPSF_C1))
+    cdef vf n_0 = vf_sub(z_0, k.magic)
+    cdef vf n_1 = vf_sub(z_1, k.magic)
+    power_0[0] = exp_power(two.z_0, k.offsets)
+    power_1[0] = exp_power(two.z_1, k.offsets)
+    t_0[0] = vf_fma(p_0, two.r_0, vf_look_up(k.errors, vf_bits(two.z_0)))
+    t_1[0] = vf_fma(p_1, two.r_1, vf_look_up(k.errors, vf_bits(two.z_1)))
+    two.r_0 = vf_nfma(n_0, vf_set(FL_LN2F_HI), a)
+    two.r_1 = vf_nfma(n_1, vf_set(FL_LN2F_HI), b)
+    two.r_0 = vf_nfma(n_0, vf_set(FL_LN2F_LO), two.r_0)
+    two.r_1 = vf_nfma(n_1, vf_set(FL_LN2F_LO), two.r_1)
+    two.z_0 = z_0
+    two.z_1 = z_1
+
+
 cdef inline double fold_vectors(vd a, vd b) noexcept nogil:
     """Sum of 16 numbers, in the order 16 -> 8 -> 4 -> 2 -> 1."""
     cdef double lanes[8]
@@ -448,6 +512,9 @@ cdef inline void exp_of_two_lanes(const double* x, const double* y, const double
 
 cdef struct ScaledExp:
     # factor * e^(x - base): the factor is in the table, its exponent in magic and floor.
+    bint kept             # or factor * power (1 + t), of the factor as high + low
+    float high
+    float low
     float base
     float magic
     float floor
@@ -468,6 +535,7 @@ cdef bint set_scaled_exp(ScaledExp* s, double factor, double base, double scale)
     # The table's numbers are put between 1/4 and 1, so that the power of two beside them is normal wherever the result
     # is.
     significand = 0.25 * fl_double_bits((bits & <uint64_t>0x800fffffffffffff) | (<uint64_t>1023 << 52))
+    s.kept = False
     s.base = <float>base
     s.magic = eighths_magic(scale - <double>(exponent + 2))
     s.floor = eighths_floor(scale - <double>(exponent + 2))
@@ -476,6 +544,19 @@ cdef bint set_scaled_exp(ScaledExp* s, double factor, double base, double scale)
         s.powers[j] = <float>power
         s.errors[j] = <float>((power - <double>s.powers[j]) / <double>s.powers[j])
     return True
+
+
+cdef bint set_kept(ScaledExp* s, double factor) noexcept nogil:
+    """False if the factor is so large or small that its low part may not be a float."""
+    s.kept = True
+    s.high = <float>factor
+    s.low = <float>(factor - <double>s.high)
+    return 1e-30 < factor < 1e30 or -1e30 < factor < -1e-30 or factor == 0.0
+
+
+cdef inline vf scaled_power(vf power, vf t, vf high, vf low) noexcept nogil:
+    """(high + low) power (1 + t), rounded once."""
+    return vf_fma(power, high, vf_mul(power, vf_fma(t, high, low)))
 
 
 cdef inline vf scaled_exp(vf x, vf base, vf magic, vf floor, vf powers, vf errors) noexcept nogil:
@@ -504,7 +585,7 @@ cdef inline void write_vector_of(vf g, vf backs, float* out, float* hess, bint s
 
 
 cdef inline void write_vectors(const float* x, Py_ssize_t n, vf base, const Exponents* k, vf backs, float* out,
-                               float* hess, Py_ssize_t ahead, bint stream, bint with_hess) noexcept nogil:
+                               float* hess, const float* ahead, bint stream, bint with_hess) noexcept nogil:
     """write_scaled_exp of whole vectors; offsets of k are powers."""
     cdef Py_ssize_t pairs = n // 32      # 2 LANES
     cdef Py_ssize_t i, j
@@ -514,27 +595,40 @@ cdef inline void write_vectors(const float* x, Py_ssize_t n, vf base, const Expo
         two_exponentials(x, base, True, k, &two, &g, &g_too)
         for j in range(pairs):
             i = 32 * j
-            fl_prefetch(x + i + ahead)
-            fl_prefetch(x + i + ahead + LANES)
+            fl_prefetch(ahead + i)
+            fl_prefetch(ahead + i + LANES)
             two_exponentials(x + (i + 32 if j + 1 < pairs else i), base, True, k, &two, &g, &g_too)
             write_vector_of(g, backs, out + i, hess + i if with_hess else NULL, stream, with_hess)
             write_vector_of(g_too, backs, out + i + LANES, hess + i + LANES if with_hess else NULL, stream, with_hess)
     for i in range(32 * pairs if FL_WIDE else 0, n, 16):      # LANES
-        fl_prefetch(x + i + ahead)
+        fl_prefetch(ahead + i)
         g = scaled_exp(vf_load(x + i), base, k.magic, k.floor, k.offsets, k.errors)
         write_vector_of(g, backs, out + i, hess + i if with_hess else NULL, stream, with_hess)
 
 
+cdef inline void write_kept_vectors(const float* kept, Py_ssize_t n, vf high, vf low, vf backs, float* out, float* hess,
+                                    const float* ahead, bint stream, bint with_hess) noexcept nogil:
+    """write_scaled_exp of whole vectors, from powers."""
+    cdef Py_ssize_t i
+    for i in range(0, n, 16):      # LANES
+        fl_prefetch(ahead + i)
+        write_vector_of(scaled_power(vf_load(kept + i), vf_load(kept + KEPT_CLASSES + i), high, low), backs, out + i,
+                        hess + i if with_hess else NULL, stream, with_hess)
+
+
 cdef void write_scaled_exp(const float* x, Py_ssize_t n, const ScaledExp* s, float* out, float* hess, float back,
-                           Py_ssize_t ahead, bint stream) noexcept nogil:
+                           const float* ahead, bint stream) noexcept nogil:
     """out[0:n] = g = factor * e^(x - base), and hess[0:n], which may be NULL, g - g^2 back; past the caches if
-    `stream`. out or hess may be x."""
+    `stream`. out or hess may be x, which is fetched from `ahead` on, too. If s.kept, x are powers, and their t lie
+    KEPT_CLASSES further on."""
     cdef vf base = vf_set(s.base)
     cdef vf magic = vf_set(s.magic)
     cdef vf floor = vf_set(s.floor)
     cdef vf powers = vf_table(s.powers)
     cdef vf errors = vf_table(s.errors)
     cdef vf backs = vf_set(back)
+    cdef vf high = vf_set(s.high)
+    cdef vf low = vf_set(s.low)
     cdef Py_ssize_t i = 0
     cdef Py_ssize_t head = 0
     cdef Py_ssize_t stop, m
@@ -546,7 +640,10 @@ cdef void write_scaled_exp(const float* x, Py_ssize_t n, const ScaledExp* s, flo
     while i < n:
         m = head - i if i < head else n - i
         if i < head or m < LANES:
-            g = scaled_exp(vf_load_part(x + i, m, 0.0), base, magic, floor, powers, errors)
+            if s.kept:
+                g = scaled_power(vf_load_part(x + i, m, 0.0), vf_load_part(x + KEPT_CLASSES + i, m, 0.0), high, low)
+            else:
+                g = scaled_exp(vf_load_part(x + i, m, 0.0), base, magic, floor, powers, errors)
             vf_store_part(out + i, g, m)
             if hess != NULL:
                 vf_store_part(hess + i, hess_of_grad(g, backs), m)
@@ -557,14 +654,23 @@ cdef void write_scaled_exp(const float* x, Py_ssize_t n, const ScaledExp* s, flo
         k.floor = floor
         k.offsets = powers
         k.errors = errors
-        if hess == NULL and not stream:
-            write_vectors(x + i, stop - i, base, &k, backs, out + i, NULL, ahead, False, False)
+        if s.kept:
+            if hess == NULL and not stream:
+                write_kept_vectors(x + i, stop - i, high, low, backs, out + i, NULL, ahead + i, False, False)
+            elif hess == NULL:
+                write_kept_vectors(x + i, stop - i, high, low, backs, out + i, NULL, ahead + i, True, False)
+            elif stream and (<size_t>(hess + i) & 63) == 0:
+                write_kept_vectors(x + i, stop - i, high, low, backs, out + i, hess + i, ahead + i, True, True)
+            else:
+                write_kept_vectors(x + i, stop - i, high, low, backs, out + i, hess + i, ahead + i, False, True)
+        elif hess == NULL and not stream:
+            write_vectors(x + i, stop - i, base, &k, backs, out + i, NULL, ahead + i, False, False)
         elif hess == NULL:
-            write_vectors(x + i, stop - i, base, &k, backs, out + i, NULL, ahead, True, False)
+            write_vectors(x + i, stop - i, base, &k, backs, out + i, NULL, ahead + i, True, False)
         elif stream and (<size_t>(hess + i) & 63) == 0:
-            write_vectors(x + i, stop - i, base, &k, backs, out + i, hess + i, ahead, True, True)
+            write_vectors(x + i, stop - i, base, &k, backs, out + i, hess + i, ahead + i, True, True)
         else:
-            write_vectors(x + i, stop - i, base, &k, backs, out + i, hess + i, ahead, False, True)
+            write_vectors(x + i, stop - i, base, &k, backs, out + i, hess + i, ahead + i, False, True)
         i = stop
 
 

@@ -1,0 +1,315 @@
+# Long rows of float32 whose exponentials need no shift: each class is read once.
+#
+# No maximum is looked for. Arguments are kept to where a float32 holds their exponential, and the sum tells whether one
+# was above that; then, or if it is so small that terms below may count, or if a label is far from what float32 holds,
+# the row goes the way of long_rows.pxi. Which way a row goes depends on the row alone.
+#
+# e^x is a power 2^n T_j, which is a float, times 1 + t. The sum is that of the powers, in float64, and that of
+# power * t, in float32, which is at most 1/22 of it: no exponential is rounded for it. Its error is below 2^-25.6, of
+# the cubic in t, and 2^-25.4, of eight roundings by 2^-24 of 1/22 of it; 0.8 ulp together, at most.
+#
+# For gradients, powers and t of rows that are not too long are kept. An entry of the gradient is three operations then,
+# and is rounded once.
+
+cdef enum:
+    DONE = -3             # the label of a row that is done
+    KEPT_CLASSES = 4096   # classes of rows that are kept for the gradient: both their numbers in 32 KiB
+
+# What exponentials are made of ends at 88: a row that has more has a sum above e^87, and is not summed here.
+cdef double CEILING = 88.0
+cdef double LARGEST_SUM = 6.07e37
+# Of a sum from 2^-64 on, 2^31 terms below 2^-127, which count as 0, are less than 2^-32.
+cdef double SMALLEST_SUM = 5.5e-20
+# Labels between these have an exponential that is a normal float, and so is what its rounding has lost.
+cdef double LOWEST_LABEL = -60.0
+cdef double HIGHEST_LABEL = 87.0
+
+
+cdef struct RowSum:
+    vd powers             # times 2^-896
+    vd rests              # of power * t, up to a few columns ago
+    vf rest               # ... since then
+
+
+cdef inline bint unshiftable(const Softmax* t) noexcept nogil:
+    """Whether rows of this call, if they are long, may need no shift. log_softmax wants the maximum."""
+    return t.code != F64 and t.inner == 1 and (plain(t) or t.kind == SOFTMAX or t.kind == LOGSUMEXP)
+
+
+cdef inline RowSum nothing_summed() noexcept nogil:
+    cdef RowSum s
+    s.powers = vd_set(0.0)
+    s.rests = vd_set(0.0)
+    s.rest = vf_set(0.0)
+    return s
+
+
+cdef inline void add_parts(vf power, vf t, RowSum* s, float* kept, bint keep) noexcept nogil:
+    s.powers = vd_add(s.powers, vd_add(vd_even_tiny(power), vd_odd_tiny(power)))
+    s.rest = vf_fma(power, t, s.rest)
+    if keep:
+        vf_store(kept, power)
+        vf_store(kept + KEPT_CLASSES, t)
+
+
+cdef inline void add_rests(RowSum* s) noexcept nogil:
+    s.rests = vd_add(s.rests, vd_add(vd_low(s.rest), vd_high(s.rest)))
+    s.rest = vf_set(0.0)
+
+
+cdef inline vf argument_of(const float* x, vf ceiling, const Exponents* k) noexcept nogil:
+    """nan stays."""
+    return vf_min(ceiling, vf_max(k.floor, vf_load(x)))
+
+
+cdef inline RowSum plus_block(RowSum s, Block* b, float* kept, bint keep) noexcept nogil:
+    """s and a block but its hole. OUT kept, if `keep`: what it is the sum of, t KEPT_CLASSES after the powers."""
+    cdef Exponents k = sum_exponents_of(0.0)
+    cdef vf ceiling = vf_set(<float>CEILING)
+    cdef vf power, power_too, t, t_too
+    cdef Two two = two_of_nothing()
+    cdef const float* p
+    cdef const float* then
+    cdef const float* following
+    cdef Py_ssize_t left, n, i
+    cdef Py_ssize_t g = 0
+    cdef Py_ssize_t stop
+    cdef Py_ssize_t summed = 0
+    copy_groups(b, 0, b.groups)
+    if FL_WIDE:
+        p = group_at(b, 0)
+        two_sum_parts(argument_of(p, ceiling, &k), argument_of(p + LANES, ceiling, &k), &k, &two, &power, &power_too,
+                      &t, &t_too)
+    while g < b.groups:
+        # Groups that have copies are stretches of their own. A loop of single vectors: of more at once, GCC delays
+        # additions until it has no registers for what is to be added.
+        p = group_at(b, g)
+        stop = g + 1 if g == b.hole_group or g == b.end_group else next_stop(g, b.hole_group, b.end_group, b.groups)
+        then = group_at(b, stop) if stop < b.groups else p
+        left = 4 * (stop - g)
+        while left > 0:
+            n = min(GROUPED - summed % GROUPED, left)
+            if FL_WIDE:
+                for i in range(0, n, 2):
+                    fl_prefetch(p + i * LANES + FETCHED)
+                    fl_prefetch(p + (i + 1) * LANES + FETCHED)
+                    following = p + (i + 2) * LANES if i + 2 < left else then
+                    two_sum_parts(argument_of(following, ceiling, &k), argument_of(following + LANES, ceiling, &k), &k,
+                                  &two, &power, &power_too, &t, &t_too)
+                    add_parts(power, t, &s, kept + (summed + i) * LANES, keep)
+                    add_parts(power_too, t_too, &s, kept + (summed + i + 1) * LANES, keep)
+            else:
+                for i in range(n):
+                    fl_prefetch(p + i * LANES + FETCHED)
+                    sum_parts(argument_of(p + i * LANES, ceiling, &k), &k, &power, &t)
+                    add_parts(power, t, &s, kept + (summed + i) * LANES, keep)
+            p += n * LANES
+            summed += n
+            left -= n
+            if summed % GROUPED == 0:
+                add_rests(&s)
+        g = stop
+    add_rests(&s)
+    return s
+
+
+cdef double sum_part(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t last, Py_ssize_t hole,
+                     float* kept) noexcept nogil:
+    """Sum over the columns column..last of a row but the hole. kept: as plus_block has it."""
+    cdef float buffer[CHUNK]
+    cdef RowSum s = nothing_summed()
+    cdef Block b
+    cdef Py_ssize_t step = last - column if t.code == F32 else <Py_ssize_t>CHUNK
+    cdef Py_ssize_t n
+    while column < last:
+        n = min(step, last - column)
+        begin_block(&b, <float*>load(t.logits, t.code, row * t.classes + column, n, buffer), NULL, False, n,
+                    hole - column if column <= hole < column + n else -1)
+        if kept == NULL:
+            s = plus_block(s, &b, NULL, False)
+        else:
+            s = plus_block(s, &b, kept, True)
+            kept += n
+        column += n
+    # 2^896 is exact.
+    return fold_vectors(vd_mul(s.powers, vd_set(5.282945311356653e+269)), s.rests)
+
+
+cdef inline bint add_part(Sum* total, double part) noexcept nogil:
+    """False, for nan too, if the row needs a shift."""
+    if not part < LARGEST_SUM:
+        return False
+    add(total, part)
+    return True
+
+
+cdef bint sum_row(const Softmax* t, Py_ssize_t row, Py_ssize_t hole, float* kept, double* sum) noexcept nogil:
+    """OUT sum over all classes of a row but the hole: False if it needs a shift. In the groups that threads share."""
+    cdef Sum total
+    cdef Py_ssize_t group
+    memset(&total, 0, sizeof(Sum))
+    for group in range(groups_of(t)):
+        if not add_part(&total, sum_part(t, row, group * GROUP, min((group + 1) * GROUP, t.classes), hole, kept)):
+            return False
+    sum[0] = value_of(&total)
+    return True
+
+
+cdef struct Unshifted:
+    # Of 16 rows.
+    double label_term[LANES]     # e^x_y ...
+    float label_power[LANES]     # ... and the two numbers that sums would have for it
+    float label_t[LANES]
+    double rest[LANES]           # sum over all classes but the label
+    double loss[LANES]           # of those that are done
+
+
+cdef void read_label_terms(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r, Unshifted* u) noexcept nogil:
+    cdef float logits[LANES]
+    cdef Exponents k = exponents_of(0.0)
+    cdef Exponents of_sums = sum_exponents_of(0.0)
+    cdef vf y, e, low, power, rest
+    cdef int i
+    for i in range(<int>n):
+        if r.label[i] >= 0:
+            r.logit[i] = load_one(t.logits, t.code, (first + i) * t.classes + r.label[i])
+    for i in range(LANES):
+        logits[i] = <float>r.logit[i]
+    y = vf_min(vf_set(<float>CEILING), vf_max(k.floor, vf_load(logits)))
+    e = exp_with_low(y, &k, &low)
+    set_terms(e, low, u.label_term)
+    sum_parts(y, &of_sums, &power, &rest)
+    vf_store(u.label_power, power)
+    vf_store(u.label_t, rest)
+
+
+cdef inline bint label_allows(const Softmax* t, const Rows* r, int lane) noexcept nogil:
+    return t.kind != CROSS_ENTROPY or LOWEST_LABEL <= r.logit[lane] <= HIGHEST_LABEL
+
+
+cdef bint take_sum(const Softmax* t, double sum, Unshifted* u, Rows* r, int lane) noexcept nogil:
+    """What outputs are made of, from the sum over all classes but the label: False if the row needs a shift."""
+    if not sum >= SMALLEST_SUM:
+        return False
+    # The logarithm of a sum near 1 has fewer digits than the sum.
+    if t.kind == LOGSUMEXP and 0.6 < sum < 1.7:
+        return False
+    u.rest[lane] = sum
+    r.total[lane] = sum
+    r.p_factor[lane] = 1.0
+    if t.kind == CROSS_ENTROPY:
+        r.total[lane] = sum + u.label_term[lane]
+        r.p_factor[lane] = r.sample[lane] * r.class_weight[lane] / t.divisor
+        r.special[lane] = -(sum * (r.p_factor[lane] / r.total[lane]))
+    return True
+
+
+cdef void find_peak(const Softmax* t, Py_ssize_t row, const Unshifted* u, Rows* r, int lane) noexcept nogil:
+    """The class whose p is above 1/2, if there is one, and the sum over all others. Hessians of smaller p do not
+    cancel."""
+    cdef Block b
+    cdef float buffer[CHUNK]
+    cdef float top
+    cdef Py_ssize_t top_at
+    cdef Py_ssize_t column = 0
+    cdef Py_ssize_t n
+    r.peak[lane] = -1
+    if u.label_term[lane] >= u.rest[lane]:
+        r.peak[lane] = r.label[lane]
+        r.peak_term[lane] = u.label_term[lane]
+        r.rest_of_peak[lane] = u.rest[lane]
+        return
+    while column < t.classes:
+        n = min(<Py_ssize_t>CHUNK, t.classes - column)
+        begin_block(&b, <float*>load(t.logits, t.code, row * t.classes + column, n, buffer), NULL, False, n, -1)
+        find_top_float(&b, &top, &top_at)
+        if top_at >= 0:
+            r.peak_term[lane] = exp_shifted(<double>top, <double>0.0, magic_of(0.0, <double>0),
+                                            floor_of(0.0, <double>0))
+            if r.peak_term[lane] > 0.5 * r.total[lane]:
+                r.peak[lane] = column + top_at
+                sum_row(t, row, column + top_at, NULL, &r.rest_of_peak[lane])
+                return
+        column += n
+
+
+cdef void write_unshifted(const Softmax* t, Py_ssize_t row, Rows* r, int lane, const float* kept) noexcept nogil:
+    """Outputs of a row. kept: as plus_block has it, or NULL."""
+    cdef ScaledExp scaled
+    if (kept != NULL and set_kept(&scaled, r.p_factor[lane] / r.total[lane])
+            and (t.hess == NULL or hess_from_grad(r, lane))):
+        write_plain(t, row, 0, t.classes, r, lane, &scaled, kept)
+    else:
+        write_columns(t, row, 0, t.classes, NULL, r, lane, <float>0)
+
+
+cdef void set_unshifted_losses(const Softmax* t, const Rows* r, Unshifted* u) noexcept nogil:
+    cdef int i
+    if t.kind == CROSS_ENTROPY:
+        losses_from_sums(u.rest, u.label_term, u.loss)
+        for i in range(LANES):
+            u.loss[i] = times(r.sample[i] * r.class_weight[i], u.loss[i])
+    elif t.kind == LOGSUMEXP:
+        for i in range(LANES):
+            u.loss[i] = log_plus(u.rest[i], 0.0)
+
+
+cdef inline void take_losses(const Unshifted* u, Rows* r) noexcept nogil:
+    """Those of rows that are done."""
+    cdef int i
+    for i in range(LANES):
+        r.loss[i] = u.loss[i] if r.label[i] == DONE else r.loss[i]
+
+
+cdef Py_ssize_t unshifted_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r,
+                               Unshifted* u) noexcept nogil:
+    """Outputs, and losses in u, of those of n rows that need no shift: their labels become DONE. How many are left."""
+    cdef float kept[8192]     # 2 KEPT_CLASSES
+    cdef bint keep = t.grad != NULL and t.code == F32 and t.classes <= KEPT_CLASSES
+    cdef Py_ssize_t left = 0
+    cdef Py_ssize_t label
+    cdef double sum
+    cdef int lane
+    memset(u, 0, sizeof(Unshifted))
+    if t.kind == CROSS_ENTROPY:
+        read_label_terms(t, first, n, r, u)
+    for lane in range(<int>n):
+        if r.label[lane] == IGNORED:
+            if t.grad != NULL:
+                write_columns(t, first + lane, 0, t.classes, NULL, r, lane, <float>0)
+            continue
+        label = label_of(t, r, lane)
+        if not (label_allows(t, r, lane) and sum_row(t, first + lane, label, kept if keep else NULL, &sum)
+                and take_sum(t, sum, u, r, lane)):
+            left += 1
+            continue
+        if t.grad != NULL:
+            if keep and label >= 0:
+                kept[label] = u.label_power[lane]
+                kept[KEPT_CLASSES + label] = u.label_t[lane]
+            if t.hess != NULL:
+                find_peak(t, first + lane, u, r, lane)
+            write_unshifted(t, first + lane, r, lane, kept if keep else NULL)
+        r.label[lane] = DONE
+    set_unshifted_losses(t, r, u)
+    return left
+
+
+# ------------------------------------------------------------------------------- one row, shared by the threads
+
+cdef void shared_sum(void* task, Py_ssize_t group) noexcept nogil:
+    cdef SharedRow* s = <SharedRow*>task
+    s.parts[group].others.high = sum_part(s.softmax, s.row, group * GROUP, min((group + 1) * GROUP, s.softmax.classes),
+                                          s.label, NULL)
+
+
+cdef bint add_shared_parts(SharedRow* s, double* sum) noexcept nogil:
+    """As sum_row has it."""
+    cdef Sum total
+    cdef Py_ssize_t group
+    memset(&total, 0, sizeof(Sum))
+    for group in range(groups_of(s.softmax)):
+        if not add_part(&total, s.parts[group].others.high):
+            return False
+    sum[0] = value_of(&total)
+    return True

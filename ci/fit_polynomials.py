@@ -214,6 +214,13 @@ def exchanged(chosen, signs, new, sign):
     return [*chosen[:at], new, *chosen[at + 1 :]]
 
 
+# For sums of float32 exponentials: |r| <= 0.0626 ln 2, a sixteenth and what the rounding of log2(e)
+# adds at |x| = 128. A cubic with a constant of its own errs by h^4/192 instead of h^4/24, since its
+# error is a Chebyshev polynomial then; added to the table of errors, the constant costs nothing.
+SUM_INTERVAL = mpf("0.0626") * mpmath.log(2)
+SUM_CONSTANT = -(SUM_INTERVAL**4) / 192
+
+
 def fits():
     """The fits, in the order of the file."""
     ln2 = mpmath.log(2)
@@ -249,11 +256,11 @@ def fits():
             "FL_EXPSF_C",
             range(1, 4),
             mpmath.exp,
-            lambda r: SUM_CONSTANT,
+            lambda r: 1 + SUM_CONSTANT,
             (-SUM_INTERVAL, SUM_INTERVAL),
             FLOAT32,
             -25.6,
-            "exp(r) = C0 + C1 r + C2 r^2 + C3 r^3 on |r| <= 0.0626 ln 2, C0 by the table of sums",
+            "exp(r) = 1 + C0 + C1 r + C2 r^2 + C3 r^3 on |r| <= 0.0626 ln 2, for sums",
         ),
         Fit(
             "FL_LOG1PF_C",
@@ -337,6 +344,11 @@ def constants():
             },
         ),
         (
+            "C0 of the cubic for sums",
+            FLOAT32,
+            {"FL_EXPSF_C0": rounded(SUM_CONSTANT, FLOAT32)},
+        ),
+        (
             "e^-100: what is less has a logarithm below -100",
             FLOAT64,
             {"FL_E_MINUS_100": rounded(mpmath.exp(-100), FLOAT64)},
@@ -349,28 +361,15 @@ def constants():
     ]
 
 
-def exp_table(prefix, bits, digits=None, constant=1):
-    """(about, bits, {name: value}) of 2^(j/8): T_j rounded, and its error as a share of it.
-
-    T_j have `digits` bits, all by default; `constant` is that of the polynomial beside the table.
-    """
+def exp_table(prefix, bits):
+    """(about, bits, {name: value}) of 2^(j/8): T_j rounded, and its error as a share of it."""
     values = {}
     for j in range(8):
-        power = mpf(2) ** (mpf(j) / 8) * constant
-        near = rounded(power / constant, digits or bits)
+        power = mpf(2) ** (mpf(j) / 8)
+        near = rounded(power, bits)
         values[f"{prefix}_T{j}"] = near
         values[f"{prefix}_E{j}"] = rounded(power / near - 1, bits)
-    about = "2^(j/8) = T (1 + E)"
-    if digits:
-        about = f"2^(j/8) C0 = T (1 + E), T with {digits} bits, C0 = {mpmath.nstr(constant, 12)}"
-    return about, bits, values
-
-
-# Of sums of float32 exponentials: |r| <= 0.0626 ln 2, a sixteenth and what the rounding of log2(e)
-# adds at |x| = 128. A cubic with a constant of its own errs by h^4/192 instead of h^4/24 - its
-# error is a Chebyshev polynomial - and the table of errors takes the constant for nothing.
-SUM_INTERVAL = mpf("0.0626") * mpmath.log(2)
-SUM_CONSTANT = 1 - SUM_INTERVAL**4 / 192
+    return "2^(j/8) = T (1 + E)", bits, values
 
 
 # log(1 + e^x) for x <= 0 with a table: e^x is P e^r with a power P = 2^(-m/8); entry j belongs to
@@ -434,12 +433,7 @@ def solved(fit):
 
 def file_text():
     """The whole file."""
-    tables = [
-        exp_table("FL_EXPTF", FLOAT32),
-        exp_table("FL_EXPSF", FLOAT32, 21, SUM_CONSTANT),
-        exp_table("FL_EXPT", FLOAT64),
-        log_table(),
-    ]
+    tables = [exp_table("FL_EXPTF", FLOAT32), exp_table("FL_EXPT", FLOAT64), log_table()]
     groups = [*constants(), *tables, *map(solved, fits())]
     macros, declarations = [], []
     for about, bits, values in groups:

@@ -42,6 +42,9 @@ MANY_CLASSES = 250_000
 MANY_REGIMES = ("normal", "outliers", "within 80", "one ahead", "half far below", "masked")
 
 
+EDGES = (-95, -88, -62, -58, -50, -46, -43, 79, 84, 87, 89, 95)
+
+
 class Truth:
     """A truth, good to more digits than float64, and the size of the terms it is made of."""
 
@@ -157,6 +160,16 @@ def _half_far_below(rng, rows, classes):
     return below + rng.normal(size=(rows, classes))
 
 
+def _at_the_edges(rng, rows, classes):
+    """Largest logits around those whose exponential float32 still holds, as do their sums."""
+    return rng.normal(size=(rows, classes)) * 2 + rng.choice(EDGES, size=(rows, 1))
+
+
+def _sums_near_1(rng, rows, classes):
+    x = rng.normal(size=(rows, classes)) * 3
+    return x - np.log(np.exp(x).sum(axis=1, keepdims=True)) + rng.normal(size=(rows, 1)) * 0.4
+
+
 # Regime -> logits, for (rng, rows, classes); "right" and "wrong" rows say so in their name, in the
 # others half of the labels are the largest class.
 ROW_REGIMES = {
@@ -178,6 +191,8 @@ ROW_REGIMES = {
     "confident and wrong": lambda rng, n, c: _ahead(rng, n, c, 15, 100),
     "half far below": _half_far_below,
     "masked": _masked,
+    "at the edges": _at_the_edges,
+    "sums near 1": _sums_near_1,
 }
 
 

@@ -12,6 +12,8 @@ cdef extern from *:
     #define FL_LOG2E (0x1.71547652b82fep+0)
     #define FL_LN2_HI (0x1.62e42fefa39efp-1)
     #define FL_LN2_LO (0x1.abc9e3b39803fp-56)
+    /* C0 of the cubic for sums */
+    #define FL_EXPSF_C0 (-0x1.3d3054p-26f)
     /* e^-100: what is less has a logarithm below -100 */
     #define FL_E_MINUS_100 (0x1.a8c1f14e2af5dp-145)
     /* ln 2 = HI + LO; HI ends in 12 zero bits, so that k*HI is exact for |k| <= 4096 */
@@ -34,23 +36,6 @@ cdef extern from *:
     #define FL_EXPTF_E6 (-0x1.f9c304p-27f)
     #define FL_EXPTF_T7 (0x1.d5818ep+0f)
     #define FL_EXPTF_E7 (-0x1.a5217cp-28f)
-    /* 2^(j/8) C0 = T (1 + E), T with 21 bits, C0 = 0.999999981537 */
-    #define FL_EXPSF_T0 (0x1p+0f)
-    #define FL_EXPSF_E0 (-0x1.3d3054p-26f)
-    #define FL_EXPSF_T1 (0x1.172b8p+0f)
-    #define FL_EXPSF_E1 (0x1.941ac6p-23f)
-    #define FL_EXPSF_T2 (0x1.306fep+0f)
-    #define FL_EXPSF_E2 (0x1.cedf5ep-27f)
-    #define FL_EXPSF_T3 (0x1.4bfdbp+0f)
-    #define FL_EXPSF_E3 (-0x1.2f9a86p-23f)
-    #define FL_EXPSF_T4 (0x1.6a09ep+0f)
-    #define FL_EXPSF_E4 (0x1.0e14c2p-22f)
-    #define FL_EXPSF_T5 (0x1.8ace5p+0f)
-    #define FL_EXPSF_E5 (0x1.2f94b4p-23f)
-    #define FL_EXPSF_T6 (0x1.ae8ap+0f)
-    #define FL_EXPSF_E6 (-0x1.07f502p-22f)
-    #define FL_EXPSF_T7 (0x1.d5819p+0f)
-    #define FL_EXPSF_E7 (-0x1.80c9aep-24f)
     /* 2^(j/8) = T (1 + E) */
     #define FL_EXPT_T0 (0x1p+0)
     #define FL_EXPT_E0 (0x0p+0)
@@ -99,7 +84,7 @@ cdef extern from *:
     #define FL_EXPTF_C2 (0x1p-1f)
     #define FL_EXPTF_C3 (0x1.555cc6p-3f)
     #define FL_EXPTF_C4 (0x1.55567p-5f)
-    /* exp(r) = C0 + C1 r + C2 r^2 + C3 r^3 on |r| <= 0.0626 ln 2, C0 by the table of sums
+    /* exp(r) = 1 + C0 + C1 r + C2 r^2 + C3 r^3 on |r| <= 0.0626 ln 2, for sums
        relative error <= 2^-25.65 (2^-25.68 with unrounded coefficients) */
     #define FL_EXPSF_C1 (0x1p+0f)
     #define FL_EXPSF_C2 (0x1.000a42p-1f)
@@ -161,6 +146,7 @@ cdef extern from *:
     const double FL_LOG2E
     const double FL_LN2_HI
     const double FL_LN2_LO
+    const float FL_EXPSF_C0
     const double FL_E_MINUS_100
     const double FL_LN2_SPLIT_HI
     const double FL_LN2_SPLIT_LO
@@ -180,22 +166,6 @@ cdef extern from *:
     const float FL_EXPTF_E6
     const float FL_EXPTF_T7
     const float FL_EXPTF_E7
-    const float FL_EXPSF_T0
-    const float FL_EXPSF_E0
-    const float FL_EXPSF_T1
-    const float FL_EXPSF_E1
-    const float FL_EXPSF_T2
-    const float FL_EXPSF_E2
-    const float FL_EXPSF_T3
-    const float FL_EXPSF_E3
-    const float FL_EXPSF_T4
-    const float FL_EXPSF_E4
-    const float FL_EXPSF_T5
-    const float FL_EXPSF_E5
-    const float FL_EXPSF_T6
-    const float FL_EXPSF_E6
-    const float FL_EXPSF_T7
-    const float FL_EXPSF_E7
     const double FL_EXPT_T0
     const double FL_EXPT_E0
     const double FL_EXPT_T1

@@ -1,6 +1,6 @@
 # Sums of exponentials in 16 lanes: of columns of 16 rows of float32 that lie side by side.
 #
-# e^y is a power 2^n T_j, which is a float, times 1 + t. The sum is that of the powers, in float64, and that of
+# e^y is a power 2^n T_j, cut to 21 digits, and power * t. The sum is that of the cut powers, in float64, and that of
 # power * t, in float32, which is at most 1/22 of it: right to more digits than a float has, and no exponential is
 # rounded for it.
 
@@ -10,67 +10,86 @@ cdef enum:
 
 
 cdef struct ColumnSums:
-    vd sum_0              # of the powers, lanes 0 to 7
-    vd sum_1              # ... 8 to 15
-    vf rests              # of power * t
+    vd evens              # of the powers, times 2^-896, lanes 0, 2, ..., 14
+    vd odds               # ... 1, 3, ..., 15
+    vf rest               # of power * t, of the last columns
+    vd rests_0            # ... of those before, lanes 0 to 7
+    vd rests_1            # ... 8 to 15
 
 
 cdef inline ColumnSums no_columns() noexcept nogil:
     cdef ColumnSums s
-    s.sum_0 = vd_set(0.0)
-    s.sum_1 = vd_set(0.0)
-    s.rests = vf_set(0.0)
+    s.evens = vd_set(0.0)
+    s.odds = vd_set(0.0)
+    s.rest = vf_set(0.0)
+    s.rests_0 = vd_set(0.0)
+    s.rests_1 = vd_set(0.0)
     return s
 
 
-cdef inline void add_exponential(vf power, vf t, Py_ssize_t column, ColumnSums* s) noexcept nogil:
-    s.sum_0 = vd_add(s.sum_0, vd_low(power))
-    s.sum_1 = vd_add(s.sum_1, vd_high(power))
-    s.rests = vf_fma(power, t, s.rests)
-    if column % GROUPED == GROUPED - 1:
-        s.sum_0 = vd_add(s.sum_0, vd_low(s.rests))
-        s.sum_1 = vd_add(s.sum_1, vd_high(s.rests))
-        s.rests = vf_set(0.0)
+cdef inline void add_rest(ColumnSums* s) noexcept nogil:
+    s.rests_0 = vd_add(s.rests_0, vd_low(s.rest))
+    s.rests_1 = vd_add(s.rests_1, vd_high(s.rest))
+    s.rest = vf_set(0.0)
+
+
+cdef inline void add_exponential(vf power, vf t, ColumnSums* s) noexcept nogil:
+    s.evens = vd_add(s.evens, vd_even_tiny(power))
+    s.odds = vd_add(s.odds, vd_odd_tiny(power))
+    s.rest = vf_fma(power, t, s.rest)
 
 
 cdef inline void keep_exponential(vf power, vf t, float* e, float* low) noexcept nogil:
     """OUT e and low, unless NULL: an exponential, and what its last rounding has lost."""
-    cdef vf v
+    cdef vf v, cut
     if e != NULL:
-        v = vf_fma(power, t, power)
+        cut = vf_cut(power)
+        v = vf_fma(power, t, cut)
         vf_store(e, v)
         if low != NULL:
-            vf_store(low, vf_fma(power, t, vf_sub(power, v)))
+            vf_store(low, vf_fma(power, t, vf_sub(cut, v)))
 
 
-cdef inline void sum_columns(const float* y, Py_ssize_t columns, const Exponents* k, ColumnSums* s, float* e,
+cdef inline void keep_column(vf power, vf t, Py_ssize_t c, float* e, float* low) noexcept nogil:
+    keep_exponential(power, t, e + c * LANES if e != NULL else NULL, low + c * LANES if low != NULL else NULL)
+
+
+cdef inline void sum_columns(const float* y, Py_ssize_t columns, const Exponents* k, ColumnSums* sums, float* e,
                              float* low) noexcept nogil:
-    """Add e^y[column, lane] of arguments that are not below the floor; the number of columns added before is a multiple
-    of GROUPED. OUT e and low, unless NULL, which have room for an even number of columns. e may be y."""
+    """Add e^y[column, lane] of arguments that are not below the floor; k has their scales. OUT e and low, unless NULL,
+    which have room for an even number of columns. e may be y."""
+    cdef ColumnSums s = sums[0]
     cdef Two two = two_of_nothing()
     cdef vf power, power_too, t, t_too
-    cdef Py_ssize_t c
+    cdef Py_ssize_t first, c
     if FL_WIDE:
         # Two columns are half done when the next two begin. What is beyond the last adds nothing.
-        two_exp_parts(vf_load(y), vf_load(y + LANES) if columns > 1 else k.floor, k, &two, &power, &power_too, &t,
-                      &t_too)
-        for c in range(0, columns, 2):
-            two_exp_parts(vf_load(y + (c + 2) * LANES) if c + 2 < columns else k.floor,
-                          vf_load(y + (c + 3) * LANES) if c + 3 < columns else k.floor,
-                          k, &two, &power, &power_too, &t, &t_too)
-            add_exponential(power, t, c, s)
-            add_exponential(power_too, t_too, c + 1, s)
-            keep_exponential(power, t, e + c * LANES if e != NULL else NULL, low + c * LANES if low != NULL else NULL)
-            keep_exponential(power_too, t_too, e + (c + 1) * LANES if e != NULL else NULL,
-                             low + (c + 1) * LANES if low != NULL else NULL)
-        return
-    for c in range(columns):
-        exp_parts_of(vf_load(y + c * LANES), k, &power, &t)
-        add_exponential(power, t, c, s)
-        keep_exponential(power, t, e + c * LANES if e != NULL else NULL, low + c * LANES if low != NULL else NULL)
+        two_exp_parts(vf_load(y), vf_load(y + LANES) if columns > 1 else k.floor, k, False, False, &two, &power,
+                      &power_too, &t, &t_too)
+    for first in range(0, columns, 8):      # GROUPED
+        if FL_WIDE:
+            for c in range(first, min(first + GROUPED, columns), 2):
+                two_exp_parts(vf_load(y + (c + 2) * LANES) if c + 2 < columns else k.floor,
+                              vf_load(y + (c + 3) * LANES) if c + 3 < columns else k.floor,
+                              k, False, False, &two, &power, &power_too, &t, &t_too)
+                add_exponential(power, t, &s)
+                add_exponential(power_too, t_too, &s)
+                keep_column(power, t, c, e, low)
+                keep_column(power_too, t_too, c + 1, e, low)
+        else:
+            for c in range(first, min(first + GROUPED, columns)):
+                exp_parts_of(vf_load(y + c * LANES), k, False, &power, &t)
+                add_exponential(power, t, &s)
+                keep_column(power, t, c, e, low)
+        add_rest(&s)
+    sums[0] = s
 
 
 cdef inline void store_sums(const ColumnSums* s, double* sums) noexcept nogil:
     """OUT sums in 16 lanes."""
-    vd_store(sums, vd_add(s.sum_0, vd_low(s.rests)))
-    vd_store(sums + 8, vd_add(s.sum_1, vd_high(s.rests)))
+    cdef vd a = s.evens
+    cdef vd b = s.odds
+    vd_zip(&a, &b)
+    # The product is exact.
+    vd_store(sums, vd_fma(a, vd_set(FL_FROM_TINY), s.rests_0))
+    vd_store(sums + 8, vd_fma(b, vd_set(FL_FROM_TINY), s.rests_1))

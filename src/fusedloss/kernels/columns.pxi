@@ -165,9 +165,10 @@ cdef inline void fetch_group(const char* ahead, Py_ssize_t g, int size) noexcept
 
 
 cdef inline vf exp_of_two(const float* following, const Exponents* k, Two* two) noexcept nogil:
-    cdef vf e_0, e_1
-    two_exponentials(following, vf_set(0.0), False, k, two, &e_0, &e_1)
-    return vf_add(e_0, e_1)
+    cdef vf power_0, power_1, t_0, t_1
+    two_exp_parts(vf_max(k.floor, vf_load(following)), vf_max(k.floor, vf_load(following + LANES)), k, False, False,
+                  two, &power_0, &power_1, &t_0, &t_1)
+    return vf_add(vf_fma(power_0, t_0, power_0), vf_fma(power_1, t_1, power_1))
 
 
 cdef double exp_sum(Block* b, const Shift* shift, const char* ahead, int size, Block* following) noexcept nogil:

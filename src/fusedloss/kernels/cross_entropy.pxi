@@ -70,6 +70,7 @@ cdef struct Rows:
     double maximum[LANES]
     double base[LANES]           # the row's Shift
     double scale[LANES]
+    bint unshifted[LANES]        # the sum is that of unshifted_rows.pxi; base and scale are 0
     double top[LANES]            # the largest logit but x_y, where it is needed ...
     int64_t top_at[LANES]        # ... and the first class that has it, -1 if all are -inf or nan
     double others[LANES]         # sum over all classes but these two ...
@@ -259,15 +260,17 @@ cdef inline void set_terms(vf e, vf low, double* terms) noexcept nogil:
     vd_store(terms + 8, vd_add(vd_high(e), vd_high(low)))
 
 
-cdef inline void losses_from_sums(const double* rest, const double* label_term, double* loss) noexcept nogil:
-    """log1p(rest / E_y) of 16 rows. The unit does not matter: rows that need no shift have the same bits without it."""
+cdef inline void losses_from_sums(const double* rest, const double* label_term, double one,
+                                  double* loss) noexcept nogil:
+    """log(1 + rest / E_y) of 16 rows, one being 1; of the quotient alone if it is 0. The unit does not matter: rows that
+    need no shift have the same bits without it."""
     cdef double u, v
     cdef int i
     for i in range(LANES):
         v = rest[i] / label_term[i]
-        u = 1.0 + v
+        u = one + v
         # What 1 + v has lost matters only where u is near 1: no division is needed.
-        loss[i] = v if not (v < INFINITY) else log_plus(u, v - (u - 1.0) if u < 2.0 else 0.0)
+        loss[i] = v if not (v < INFINITY) else log_plus(u, v - (u - one) if u < 2.0 else 0.0)
 
 
 cdef bint finish_direct(const Softmax* t, Rows* r) noexcept nogil:
@@ -279,7 +282,7 @@ cdef bint finish_direct(const Softmax* t, Rows* r) noexcept nogil:
     cdef double label_term[LANES]
     cdef double top_term[LANES]
     cdef double hard, coefficient
-    cdef Exponents k = exponents_of(0.0)
+    cdef Exponents k = cut_exponents_of(0.0, False)
     cdef vf e, low
     cdef int i
     cdef int far = 0
@@ -297,7 +300,7 @@ cdef bint finish_direct(const Softmax* t, Rows* r) noexcept nogil:
             y[i] = <float>r.top[i] - <float>r.base[i]
         e = exp_with_low(vf_max(k.floor, vf_load(y)), &k, &low)
     set_terms(e, low, top_term)
-    losses_from_sums(r.rest, label_term, r.loss)
+    losses_from_sums(r.rest, label_term, 1.0, r.loss)
     for i in range(LANES):
         hard = r.sample[i] * r.class_weight[i]
         coefficient = hard / t.divisor

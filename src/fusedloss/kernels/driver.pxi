@@ -521,9 +521,7 @@ cdef int share_rows(Softmax* t, int threads) except -1:
         s.label = label_of(t, &r, 0)
         done = False
         if r.label[0] != IGNORED and unshiftable(t):
-            memset(&u, 0, sizeof(Unshifted))
-            if t.kind == CROSS_ENTROPY:
-                read_label_terms(t, s.row, 1, &r, &u)
+            read_label_terms(t, s.row, 1, &r, &u)
             if label_allows(t, &r, 0):
                 run(shared_sum, &s, groups, threads, ns)
                 done = add_shared_parts(&s, &sum) and take_sum(t, sum, &u, &r, 0)

@@ -52,7 +52,7 @@ cdef inline void exp_in_parts(vf x, const Exponents* k, vf* parts, vf* least) no
     least[0] = vf_min(v, least[0])      # nan is passed over
     v = vf_max(k.floor, v)
     z = vf_fma(v, vf_set(FL_LOG2EF), k.magic)
-    t = exp_rest(v, z, k.magic, k.errors)
+    t = exp_rest(v, z, k.magic, k.errors, False)
     parts[0] = exp_power(z, k.offsets)
     parts[1] = vf_mul(parts[0], t)
 

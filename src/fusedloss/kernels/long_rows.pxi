@@ -270,6 +270,10 @@ cdef inline bint hess_from_grad(const Rows* r, int lane) noexcept nogil:
     return r.pp_factor[lane] == 0.0 and holds(r.p_factor[lane])
 
 
+cdef inline How how_of(const Rows* r, int lane) noexcept nogil:
+    return UNSHIFTED if r.unshifted[lane] else SHIFTED
+
+
 cdef inline void write_line(float* out, const float* values, Py_ssize_t n) noexcept nogil:
     """Past the caches if it is a whole line."""
     if n == LANES and (<size_t>out & 63) == 0:
@@ -341,7 +345,7 @@ cdef inline void write_probabilities(const real* x, Py_ssize_t n, const Rows* r,
     cdef ScaledDoubleExp wide
     cdef Py_ssize_t i
     if real is float:
-        if set_scaled_exp(&scaled, inverse, r.base[lane], r.scale[lane]):
+        if set_scaled_exp(&scaled, inverse, r.base[lane], r.scale[lane], how_of(r, lane)):
             write_scaled_exp(x, n, &scaled, p, NULL, 0.0, x, False)
             return
     else:
@@ -398,7 +402,7 @@ cdef void write_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
     if real is double and e != NULL and isfinite(factor):
         for i in range(n):
             g[i] = fma(e[column + i], factor, fma(e[column + i], leftover, e[KEPT + column + i] * factor))
-    elif real is float and set_scaled_exp(&scaled, factor, r.base[lane], r.scale[lane]):
+    elif real is float and set_scaled_exp(&scaled, factor, r.base[lane], r.scale[lane], how_of(r, lane)):
         write_scaled_exp(<const float*>x, n, &scaled, <float*>g, NULL, 0.0, <const float*>x, False)
     elif real is double and set_scaled_double_exp(&wide, factor, leftover, r.base[lane], r.scale[lane]):
         write_scaled_double_exp(<const double*>x, n, &wide, <double*>g)
@@ -517,11 +521,12 @@ cdef void write_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_
         return
     if (t.code == F32 and not t.soft and t.smoothing == 0.0 and t.kind != LOG_SOFTMAX
             and (t.hess == NULL or hess_from_grad(r, lane))
-            and set_scaled_exp(&scaled, r.p_factor[lane] / r.total[lane], r.base[lane], r.scale[lane])):
+            and set_scaled_exp(&scaled, r.p_factor[lane] / r.total[lane], r.base[lane], r.scale[lane],
+                               how_of(r, lane))):
         write_plain(t, row, column, last, r, lane, &scaled, NULL)
         return
     if (real is float and mixes_floats(t, r, lane)
-            and set_scaled_exp(&scaled, r.p_factor[lane] / r.total[lane], r.base[lane], r.scale[lane])):
+            and set_scaled_exp(&scaled, r.p_factor[lane] / r.total[lane], r.base[lane], r.scale[lane], SHIFTED)):
         while column < last:
             write_mixed_chunk(t, row, column, min(<Py_ssize_t>CHUNK, last - column), r, lane, &scaled)
             column += CHUNK

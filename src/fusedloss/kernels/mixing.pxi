@@ -236,12 +236,7 @@ cdef void mix_gradient(const real* target, const double* w, Py_ssize_t n, const 
 
 cdef struct MixedExp:
     # What write_mixed needs of a row.
-    vf base
-    vf magic
-    vf floor
-    vf powers
-    vf errors
-    vf back        # 1 / p_factor
+    Scaled scaled
     vf q_high      # q_factor keep ...
     vf q_low       # ... and what of it a float does not hold
     vf uniform     # q_factor uniform
@@ -253,9 +248,9 @@ cdef inline void write_mixed(const float* x, const float* target, Py_ssize_t m, 
     target may be NULL; out or hess may be x."""
     cdef vf g = vf_load(x) if m >= 16 else vf_load_part(x, m, 0.0)
     cdef vf q
-    g = scaled_exp(g, of.base, of.magic, of.floor, of.powers, of.errors)
+    g = scaled_entry(g, g, &of.scaled, SHIFTED)
     if hess != NULL:
-        write_vector(hess, hess_of_grad(g, of.back), m, False)
+        write_vector(hess, hess_of_grad(g, of.scaled.backs), m, False)
     g = vf_sub(g, of.uniform)
     if target != NULL:
         q = vf_load(target) if m >= 16 else vf_load_part(target, m, 0.0)
@@ -298,12 +293,7 @@ cdef void write_mixed_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column,
     cdef Mix mix = mix_of(t)
     cdef double factor = r.q_factor[lane] * mix.keep
     cdef MixedExp of
-    of.base = vf_set(scaled.base)
-    of.magic = vf_set(scaled.magic)
-    of.floor = vf_set(scaled.floor)
-    of.powers = vf_table(scaled.powers)
-    of.errors = vf_table(scaled.errors)
-    of.back = vf_set(<float>(1.0 / r.p_factor[lane]))
+    of.scaled = scaled_of(scaled, <float>(1.0 / r.p_factor[lane]))
     of.q_high = vf_set(<float>factor)
     of.q_low = vf_set(<float>(factor - <double><float>factor))
     of.uniform = vf_set(<float>(r.q_factor[lane] * mix.uniform))

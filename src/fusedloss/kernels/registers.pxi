@@ -48,8 +48,11 @@ cdef extern from "vectors.h":
     void vd_store(double* p, vd a) noexcept nogil
     vd vd_low(vf a) noexcept nogil
     vd vd_high(vf a) noexcept nogil
-    vd vd_even_tiny(vf a) noexcept nogil              # numbers 0, 2, ..., 14 times 2^-896: positive, of 21 digits
+    vf vf_cut(vf a) noexcept nogil                    # without the last three digits
+    vd vd_even_tiny(vf a) noexcept nogil              # numbers 0, 2, ..., 14 times 2^-896, cut
     vd vd_odd_tiny(vf a) noexcept nogil               # ... 1, 3, ..., 15
+    const double FL_FROM_TINY                         # 2^896
+    void vd_zip(vd* a, vd* b) noexcept nogil          # numbers 0, 2, ... and 1, 3, ... of 16: the first 8, the others
     vd vd_from_floats(const float* p) noexcept nogil
     vd vd_add(vd a, vd b) noexcept nogil
     vd vd_sub(vd a, vd b) noexcept nogil

@@ -376,7 +376,7 @@ cdef void add_logarithm(Product* p, LaneSums* total) noexcept nogil:
 cdef void find_peaks(const float* x, Py_ssize_t classes, vf label, const float* e, const float* low,
                      const double* label_term, Rows* r) noexcept nogil:
     """The largest class of 16 rows, and the sum of all others; e and low are 0 at the labels."""
-    cdef Exponents k = exponents_of(0.0)
+    cdef Exponents k = cut_exponents_of(0.0, False)
     cdef vf columns[4]
     cdef vf top = vf_set(-INFINITY)
     cdef vf top_at = vf_set(-1.0)
@@ -519,7 +519,7 @@ cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, bint wei
     cdef Columns s
     cdef ColumnSums sums = no_columns()
     cdef vf label, at_label, label_e, label_low
-    cdef Exponents k = exponents_of(0.0)
+    cdef Exponents k = cut_exponents_of(0.0, False)
     cdef Py_ssize_t classes = t.classes
     cdef const float* x = whole_rows(t.logits, t.code, classes, first, n, buffer)
     cdef bint keep = t.grad != NULL
@@ -562,7 +562,7 @@ cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, bint wei
             v[i] = rest[i] / label_term[i]
         multiply(product, v)
     elif t.sums != NULL or t.losses != NULL:
-        losses_from_sums(rest, label_term, r.loss)
+        losses_from_sums(rest, label_term, 1.0, r.loss)
         for i in range(LANES):
             r.z[i] = 0.0
         if weighted:
@@ -668,7 +668,7 @@ cdef void sum_others_directly(const float* x, Py_ssize_t classes, const int32_t*
     cdef float labels[LANES]
     cdef float label_e[LANES]
     cdef float label_low[LANES]
-    cdef Exponents k = exponents_of(0.0)
+    cdef Exponents k = cut_exponents_of(0.0, False)
     cdef vf bases = vf_load(base)
     cdef vf places, v, lost
     cdef Py_ssize_t c
@@ -879,7 +879,7 @@ cdef void write_wide_lanes(const Softmax* t, Py_ssize_t first, Py_ssize_t n, con
         labels[i] = <float><int32_t>r.label[i]
         logits[i] = <float>r.logit[i]
         at_labels[i] = <float>r.special[i]
-    k = exponents_of(0.0)
+    k = cut_exponents_of(0.0, False)
     k.magic = vf_load(magic)
     k.floor = vf_load(floor)
     label_e = exp_with_low(vf_max(k.floor, vf_sub(vf_load(logits), vf_load(base))), &k, &label_low)

@@ -42,7 +42,7 @@ cdef Lanes read_lanes(const float* rows, Py_ssize_t classes, float* x) noexcept 
         floor[i] = eighths_floor(shift.scale)
     lanes.top = top
     lanes.base = vf_load(bases)
-    lanes.exponents = exponents_of(0.0)
+    lanes.exponents = cut_exponents_of(0.0, False)
     lanes.exponents.magic = vf_load(magic)
     lanes.exponents.floor = vf_load(floor)
     return lanes
@@ -161,7 +161,7 @@ cdef void softmax_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n) noexcep
         for i in range(LANES):
             rest[i] = rest[i] + (tops[i] - 1.0) * term[i]
             large |= not (-LARGE < top[i] < LARGE)
-        losses_from_sums(rest, term, log_total)
+        losses_from_sums(rest, term, 1.0, log_total)
         for i in range(LANES):
             total = log_total[i] if (top[i] < INFINITY) & (top[i] > -INFINITY) else NAN
             log_total[i] = total

@@ -4,8 +4,8 @@
 # was above that; then, or if it is so small that terms below may count, or if a label is far from what float32 holds,
 # the row goes the way of long_rows.pxi. Which way a row goes depends on the row alone.
 #
-# e^x is a power 2^n T_j, which is a float, times 1 + t. The sum is that of the powers, in float64, and that of
-# power * t, in float32, which is at most 1/22 of it: no exponential is rounded for it. Its error is below 2^-25.6, of
+# e^x is a power 2^n T_j, cut, and power * t. The sum is that of the cut powers, in float64, and that of power * t,
+# in float32, which is at most 1/22 of it: no exponential is rounded for it. Its error is below 2^-25.6, of
 # the cubic in t, and 2^-25.4, of eight roundings by 2^-24 of 1/22 of it; 0.8 ulp together, at most.
 #
 # For gradients, powers and t of rows that are not too long are kept. An entry of the gradient is three operations then,
@@ -13,7 +13,6 @@
 
 cdef enum:
     DONE = -3             # the label of a row that is done
-    KEPT_CLASSES = 4096   # classes of rows that are kept for the gradient: both their numbers in 32 KiB
 
 # What exponentials are made of ends at 88: a row that has more has a sum above e^87, and is not summed here.
 cdef double CEILING = 88.0
@@ -62,9 +61,10 @@ cdef inline vf argument_of(const float* x, vf ceiling, const Exponents* k) noexc
     return vf_min(ceiling, vf_max(k.floor, vf_load(x)))
 
 
-cdef inline RowSum plus_block(RowSum s, Block* b, float* kept, bint keep) noexcept nogil:
-    """s and a block but its hole. OUT kept, if `keep`: what it is the sum of, t KEPT_CLASSES after the powers."""
-    cdef Exponents k = sum_exponents_of(0.0)
+cdef inline RowSum plus_block(RowSum s, Block* b, const char* ahead, int size, float* kept, bint keep) noexcept nogil:
+    """s and a block but its hole. OUT kept, if `keep`: what it is the sum of, t KEPT_CLASSES after the powers. Numbers
+    of `size` bytes are fetched from `ahead` on."""
+    cdef Exponents k = cut_exponents_of(0.0, True)
     cdef vf ceiling = vf_set(<float>CEILING)
     cdef vf power, power_too, t, t_too
     cdef Two two = two_of_nothing()
@@ -78,8 +78,8 @@ cdef inline RowSum plus_block(RowSum s, Block* b, float* kept, bint keep) noexce
     copy_groups(b, 0, b.groups)
     if FL_WIDE:
         p = group_at(b, 0)
-        two_sum_parts(argument_of(p, ceiling, &k), argument_of(p + LANES, ceiling, &k), &k, &two, &power, &power_too,
-                      &t, &t_too)
+        two_exp_parts(argument_of(p, ceiling, &k), argument_of(p + LANES, ceiling, &k), &k, True, False, &two, &power,
+                      &power_too, &t, &t_too)
     while g < b.groups:
         # Groups that have copies are stretches of their own. A loop of single vectors: of more at once, GCC delays
         # additions until it has no registers for what is to be added.
@@ -91,19 +91,20 @@ cdef inline RowSum plus_block(RowSum s, Block* b, float* kept, bint keep) noexce
             n = min(GROUPED - summed % GROUPED, left)
             if FL_WIDE:
                 for i in range(0, n, 2):
-                    fl_prefetch(p + i * LANES + FETCHED)
-                    fl_prefetch(p + (i + 1) * LANES + FETCHED)
+                    fl_prefetch(ahead + i * LANES * size)
+                    fl_prefetch(ahead + (i + 1) * LANES * size)
                     following = p + (i + 2) * LANES if i + 2 < left else then
-                    two_sum_parts(argument_of(following, ceiling, &k), argument_of(following + LANES, ceiling, &k), &k,
-                                  &two, &power, &power_too, &t, &t_too)
+                    two_exp_parts(argument_of(following, ceiling, &k), argument_of(following + LANES, ceiling, &k), &k,
+                                  True, False, &two, &power, &power_too, &t, &t_too)
                     add_parts(power, t, &s, kept + (summed + i) * LANES, keep)
                     add_parts(power_too, t_too, &s, kept + (summed + i + 1) * LANES, keep)
             else:
                 for i in range(n):
-                    fl_prefetch(p + i * LANES + FETCHED)
-                    sum_parts(argument_of(p + i * LANES, ceiling, &k), &k, &power, &t)
+                    fl_prefetch(ahead + i * LANES * size)
+                    exp_parts_of(argument_of(p + i * LANES, ceiling, &k), &k, True, &power, &t)
                     add_parts(power, t, &s, kept + (summed + i) * LANES, keep)
             p += n * LANES
+            ahead += n * LANES * size
             summed += n
             left -= n
             if summed % GROUPED == 0:
@@ -120,19 +121,22 @@ cdef double sum_part(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssi
     cdef RowSum s = nothing_summed()
     cdef Block b
     cdef Py_ssize_t step = last - column if t.code == F32 else <Py_ssize_t>CHUNK
+    cdef int size = <int>size_of(t.code)
+    cdef const char* ahead
     cdef Py_ssize_t n
     while column < last:
         n = min(step, last - column)
         begin_block(&b, <float*>load(t.logits, t.code, row * t.classes + column, n, buffer), NULL, False, n,
                     hole - column if column <= hole < column + n else -1)
-        if kept == NULL:
-            s = plus_block(s, &b, NULL, False)
-        else:
-            s = plus_block(s, &b, kept, True)
+        # 8 KiB from what is read.
+        ahead = t.logits + (row * t.classes + column) * size + 4 * FETCHED
+        if kept != NULL:
+            s = plus_block(s, &b, ahead, size, kept, True)
             kept += n
+        else:
+            s = plus_block(s, &b, ahead, size, NULL, False)
         column += n
-    # 2^896 is exact.
-    return fold_vectors(vd_mul(s.powers, vd_set(5.282945311356653e+269)), s.rests)
+    return fold_vectors(vd_mul(s.powers, vd_set(FL_FROM_TINY)), s.rests)
 
 
 cdef inline bint add_part(Sum* total, double part) noexcept nogil:
@@ -157,7 +161,7 @@ cdef bint sum_row(const Softmax* t, Py_ssize_t row, Py_ssize_t hole, float* kept
 
 cdef struct Unshifted:
     # Of 16 rows.
-    double label_term[LANES]     # e^x_y ...
+    double label_term[LANES]     # e^x_y, 1 without label ...
     float label_power[LANES]     # ... and the two numbers that sums would have for it
     float label_t[LANES]
     double rest[LANES]           # sum over all classes but the label
@@ -166,10 +170,15 @@ cdef struct Unshifted:
 
 cdef void read_label_terms(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r, Unshifted* u) noexcept nogil:
     cdef float logits[LANES]
-    cdef Exponents k = exponents_of(0.0)
-    cdef Exponents of_sums = sum_exponents_of(0.0)
+    cdef Exponents k = cut_exponents_of(0.0, False)
+    cdef Exponents of_sums = cut_exponents_of(0.0, True)
     cdef vf y, e, low, power, rest
     cdef int i
+    memset(u, 0, sizeof(Unshifted))
+    for i in range(LANES):
+        u.label_term[i] = 1.0
+    if t.kind != CROSS_ENTROPY:
+        return
     for i in range(<int>n):
         if r.label[i] >= 0:
             r.logit[i] = load_one(t.logits, t.code, (first + i) * t.classes + r.label[i])
@@ -178,7 +187,7 @@ cdef void read_label_terms(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Row
     y = vf_min(vf_set(<float>CEILING), vf_max(k.floor, vf_load(logits)))
     e = exp_with_low(y, &k, &low)
     set_terms(e, low, u.label_term)
-    sum_parts(y, &of_sums, &power, &rest)
+    exp_parts_of(y, &of_sums, True, &power, &rest)
     vf_store(u.label_power, power)
     vf_store(u.label_t, rest)
 
@@ -195,6 +204,7 @@ cdef bint take_sum(const Softmax* t, double sum, Unshifted* u, Rows* r, int lane
     if t.kind == LOGSUMEXP and 0.6 < sum < 1.7:
         return False
     u.rest[lane] = sum
+    r.unshifted[lane] = True
     r.total[lane] = sum
     r.p_factor[lane] = 1.0
     if t.kind == CROSS_ENTROPY:
@@ -233,25 +243,47 @@ cdef void find_peak(const Softmax* t, Py_ssize_t row, const Unshifted* u, Rows* 
         column += n
 
 
+cdef void write_converted(const Softmax* t, Py_ssize_t row, const Rows* r, int lane, const ScaledExp* scaled,
+                          const float* kept) noexcept nogil:
+    """write_plain of outputs of 16 bits."""
+    cdef float g[CHUNK]
+    cdef float h[CHUNK]
+    cdef float back = <float>(1.0 / r.p_factor[lane])
+    cdef Py_ssize_t label = <Py_ssize_t>r.label[lane] if t.kind == CROSS_ENTROPY else -1
+    cdef Py_ssize_t column, n
+    for column in range(0, t.classes, 1024):      # CHUNK
+        n = min(<Py_ssize_t>CHUNK, t.classes - column)
+        write_scaled_exp(kept + column, n, scaled, g, h if t.hess != NULL else NULL, back, kept, False)
+        if column <= label < column + n:
+            g[label - column] = <float>r.special[lane]
+        store(t.grad, t.code, row * t.classes + column, n, g, t.stream)
+        if t.hess != NULL:
+            if column <= r.peak[lane] < column + n:
+                h[r.peak[lane] - column] = <float>hessian_at_peak(r, lane)
+            store(t.hess, t.code, row * t.classes + column, n, h, t.stream)
+
+
 cdef void write_unshifted(const Softmax* t, Py_ssize_t row, Rows* r, int lane, const float* kept) noexcept nogil:
     """Outputs of a row. kept: as plus_block has it, or NULL."""
     cdef ScaledExp scaled
+    # Which way does not depend on whether a Hessian is wanted, too: gradients have the same bits.
     if (kept != NULL and set_kept(&scaled, r.p_factor[lane] / r.total[lane])
-            and (t.hess == NULL or hess_from_grad(r, lane))):
-        write_plain(t, row, 0, t.classes, r, lane, &scaled, kept)
+            and (holds(r.p_factor[lane]) or (t.hess == NULL and r.p_factor[lane] == 0.0))):
+        if t.code == F32:
+            write_plain(t, row, 0, t.classes, r, lane, &scaled, kept)
+        else:
+            write_converted(t, row, r, lane, &scaled, kept)
     else:
         write_columns(t, row, 0, t.classes, NULL, r, lane, <float>0)
 
 
 cdef void set_unshifted_losses(const Softmax* t, const Rows* r, Unshifted* u) noexcept nogil:
     cdef int i
-    if t.kind == CROSS_ENTROPY:
-        losses_from_sums(u.rest, u.label_term, u.loss)
-        for i in range(LANES):
-            u.loss[i] = times(r.sample[i] * r.class_weight[i], u.loss[i])
-    elif t.kind == LOGSUMEXP:
-        for i in range(LANES):
-            u.loss[i] = log_plus(u.rest[i], 0.0)
+    if t.kind == SOFTMAX:
+        return
+    losses_from_sums(u.rest, u.label_term, 1.0 if t.kind == CROSS_ENTROPY else 0.0, u.loss)
+    for i in range(LANES):
+        u.loss[i] = times(r.sample[i] * r.class_weight[i], u.loss[i])
 
 
 cdef inline void take_losses(const Unshifted* u, Rows* r) noexcept nogil:
@@ -265,14 +297,12 @@ cdef Py_ssize_t unshifted_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n,
                                Unshifted* u) noexcept nogil:
     """Outputs, and losses in u, of those of n rows that need no shift: their labels become DONE. How many are left."""
     cdef float kept[8192]     # 2 KEPT_CLASSES
-    cdef bint keep = t.grad != NULL and t.code == F32 and t.classes <= KEPT_CLASSES
+    cdef bint keep = t.grad != NULL and t.classes <= KEPT_CLASSES
     cdef Py_ssize_t left = 0
     cdef Py_ssize_t label
     cdef double sum
     cdef int lane
-    memset(u, 0, sizeof(Unshifted))
-    if t.kind == CROSS_ENTROPY:
-        read_label_terms(t, first, n, r, u)
+    read_label_terms(t, first, n, r, u)
     for lane in range(<int>n):
         if r.label[lane] == IGNORED:
             if t.grad != NULL:

@@ -104,13 +104,22 @@ static inline vi vi_shift_right(vi a, unsigned n) { return _mm512_srli_epi32(a, 
 /* A table of 8 numbers, and its entries named by the low 3 bits of each lane. */
 static inline vf vf_table(const float *p) { return _mm512_broadcast_f32x8(_mm256_loadu_ps(p)); }
 static inline vf vf_look_up(vf table, vi index) { return _mm512_permutexvar_ps(index, table); }
-/* Numbers 0, 2, ..., 14, or 1, 3, ..., 15, as doubles, times 2^-896: of numbers that are not negative and have at most
- * 21 digits. Their bits, three places lower, are the high half of such a double. */
+/* Numbers 0, 2, ..., 14, or 1, 3, ..., 15, which are not negative, as doubles, times 2^-896: but for their last three
+ * digits, as vf_cut has them. Their other bits, three places lower, are the high half of such a double. */
 static inline vd vd_even_tiny(vf a) {
     return _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_srli_epi32(_mm512_castps_si512(a), 3), 32));
 }
 static inline vd vd_odd_tiny(vf a) {
     return _mm512_castsi512_pd(_mm512_maskz_mov_epi32(0xaaaa, _mm512_srli_epi32(_mm512_castps_si512(a), 3)));
+}
+static inline vf vf_cut(vf a) {
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a), _mm512_set1_epi32(-8)));
+}
+/* Evens and odds, which become the first eight of all and the others. */
+static inline void vd_zip(vd *a, vd *b) {
+    const vd evens = *a, odds = *b;
+    *a = _mm512_permutex2var_pd(evens, _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), odds);
+    *b = _mm512_permutex2var_pd(evens, _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15), odds);
 }
 static inline vf vf_from_halves(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
 static inline void vf_to_halves(uint16_t *p, vf a) {
@@ -359,6 +368,17 @@ static inline __m256d fl_odd_tiny(__m256 a) {
 }
 static inline vd vd_even_tiny(vf a) { return FL_D(fl_even_tiny(a.a), fl_even_tiny(a.b)); }
 static inline vd vd_odd_tiny(vf a) { return FL_D(fl_odd_tiny(a.a), fl_odd_tiny(a.b)); }
+static inline __m256 fl_cut(__m256 a) { return _mm256_and_ps(a, _mm256_castsi256_ps(_mm256_set1_epi32(-8))); }
+static inline vf vf_cut(vf a) { return FL_F(fl_cut(a.a), fl_cut(a.b)); }
+static inline vd fl_zip(__m256d evens, __m256d odds) {
+    const __m256d low = _mm256_unpacklo_pd(evens, odds), high = _mm256_unpackhi_pd(evens, odds);
+    return FL_D(_mm256_permute2f128_pd(low, high, 0x20), _mm256_permute2f128_pd(low, high, 0x31));
+}
+static inline void vd_zip(vd *a, vd *b) {
+    const vd first = fl_zip(a->a, b->a);
+    *b = fl_zip(a->b, b->b);
+    *a = first;
+}
 static inline vf vf_narrow(vd a, vd b) {
     return FL_F(_mm256_insertf128_ps(_mm256_castps128_ps256(_mm256_cvtpd_ps(a.a)), _mm256_cvtpd_ps(a.b), 1),
                 _mm256_insertf128_ps(_mm256_castps128_ps256(_mm256_cvtpd_ps(b.a)), _mm256_cvtpd_ps(b.b), 1));
@@ -627,6 +647,17 @@ static inline vd fl_of_bits(fl_vl a) { vd r; memcpy(&r, &a, sizeof r); return r;
 static inline fl_vl fl_even_tiny(vi a) { FL_LANEWISE(fl_vl, 8, (uint64_t)(a.x[2 * i] >> 3) << 32); }
 static inline fl_vl fl_odd_tiny(vi a) { FL_LANEWISE(fl_vl, 8, (uint64_t)(a.x[2 * i + 1] >> 3) << 32); }
 static inline vd vd_even_tiny(vf a) { return fl_of_bits(fl_even_tiny(vf_bits(a))); }
+static inline vi fl_cut(vi a) { FL_LANEWISE(vi, 16, a.x[i] & 0xfffffff8u); }
+static inline vf vf_cut(vf a) { return vf_of_bits(fl_cut(vf_bits(a))); }
+static inline void vd_zip(vd *a, vd *b) {
+    const vd evens = *a, odds = *b;
+    for (int i = 0; i < 4; i++) {
+        a->x[2 * i] = evens.x[i];
+        a->x[2 * i + 1] = odds.x[i];
+        b->x[2 * i] = evens.x[4 + i];
+        b->x[2 * i + 1] = odds.x[4 + i];
+    }
+}
 static inline vd vd_odd_tiny(vf a) { return fl_of_bits(fl_odd_tiny(vf_bits(a))); }
 static inline fl_vl fl_shift_left(fl_vl a, int n) { FL_LANEWISE(fl_vl, 8, a.x[i] << n); }
 static inline fl_vl fl_shift_right(fl_vl a, int n) { FL_LANEWISE(fl_vl, 8, a.x[i] >> n); }
@@ -659,6 +690,9 @@ static inline vd vw_whole(vw a) { return a; }
 #undef FL_LANEWISE
 
 #endif
+
+/* What vd_even_tiny and vd_odd_tiny make too small; exact. */
+#define FL_FROM_TINY 0x1p896
 
 /* 0, 1, ..., 15 */
 static inline vf vf_count(void) {

@@ -9,9 +9,11 @@
 cdef float exp_offsets[8]
 cdef float exp_errors[8]
 cdef float exp_powers[8]
+cdef float exp_gaps[8]       # for what is added without the last digits of the power: see exp_parts_of
 
 
 cdef void fill_exp_tables() noexcept:
+    cdef double cut
     cdef int j
     exp_powers[0] = FL_EXPTF_T0
     exp_errors[0] = FL_EXPTF_E0
@@ -31,6 +33,9 @@ cdef void fill_exp_tables() noexcept:
     exp_errors[7] = FL_EXPTF_E7
     for j in range(8):
         exp_offsets[j] = fl_float_bits(fl_bits_f32(exp_powers[j]) - (<uint32_t>127 << 23) - (<uint32_t>j << 20))
+        # T_j (1 + E_j) = cut + T_j gap
+        cut = <double>fl_float_bits(fl_bits_f32(exp_powers[j]) & <uint32_t>0xfffffff8)
+        exp_gaps[j] = <float>((<double>exp_powers[j] - cut) / <double>exp_powers[j] + <double>exp_errors[j])
 
 
 fill_exp_tables()
@@ -47,14 +52,22 @@ cdef inline float eighths_floor(double scale) noexcept nogil:
     return <float>((scale - 127.0) * FL_LN2_HI)
 
 
-cdef inline vf exp_rest(vf y, vf z, vf magic, vf errors) noexcept nogil:
+cdef inline vf exp_slope(vf r, bint cubic) noexcept nogil:
+    """p with e^r - 1 = p r, but for the constant of the cubic."""
+    cdef vf p
+    if cubic:
+        p = vf_fma(vf_set(FL_EXPSF_C3), r, vf_set(FL_EXPSF_C2))
+        return vf_fma(p, r, vf_set(FL_EXPSF_C1))
+    p = vf_fma(vf_set(FL_EXPTF_C4), r, vf_set(FL_EXPTF_C3))
+    p = vf_fma(p, r, vf_set(FL_EXPTF_C2))
+    return vf_fma(p, r, vf_set(FL_EXPTF_C1))
+
+
+cdef inline vf exp_rest(vf y, vf z, vf magic, vf errors, bint cubic) noexcept nogil:
     """t with e^y = 2^n T_j (1 + t), from z = y*log2(e) + magic."""
     cdef vf n = vf_sub(z, magic)
     cdef vf r = vf_nfma(n, vf_set(FL_LN2F_LO), vf_nfma(n, vf_set(FL_LN2F_HI), y))
-    cdef vf p = vf_fma(vf_set(FL_EXPTF_C4), r, vf_set(FL_EXPTF_C3))
-    p = vf_fma(p, r, vf_set(FL_EXPTF_C2))
-    p = vf_fma(p, r, vf_set(FL_EXPTF_C1))
-    return vf_fma(p, r, vf_look_up(errors, vf_bits(z)))
+    return vf_fma(exp_slope(r, cubic), r, vf_look_up(errors, vf_bits(z)))
 
 
 cdef inline vf exp_power(vf z, vf offsets) noexcept nogil:
@@ -71,7 +84,7 @@ cdef inline vf exp_vector(vf y, vf magic, vf floor, vf offsets, vf errors) noexc
     """e^y / 2^scale."""
     cdef vf raised = vf_max(floor, y)
     cdef vf z = vf_fma(raised, vf_set(FL_LOG2EF), magic)
-    cdef vf t = exp_rest(raised, z, magic, errors)
+    cdef vf t = exp_rest(raised, z, magic, errors, False)
     cdef vf power = exp_power(z, offsets)
     return vf_fma(power, t, power)
 
@@ -93,19 +106,30 @@ cdef inline Exponents exponents_of(double scale) noexcept nogil:
     return k
 
 
-cdef inline void exp_parts_of(vf raised, const Exponents* k, vf* power, vf* t) noexcept nogil:
-    """e^x / 2^scale = power (1 + t) of an argument that is not below the floor, good to 2^-28."""
+cdef inline Exponents cut_exponents_of(double scale, bint cubic) noexcept nogil:
+    """For exp_parts_of. The constant of the cubic is in the table of gaps."""
+    cdef Exponents k = exponents_of(scale)
+    k.errors = vf_table(exp_gaps)
+    if cubic:
+        k.errors = vf_add(k.errors, vf_set(FL_EXPSF_C0))
+    return k
+
+
+cdef inline void exp_parts_of(vf raised, const Exponents* k, bint cubic, vf* power, vf* t) noexcept nogil:
+    """e^x / 2^scale = cut power + power t of an argument that is not below the floor, good to 2^-28 (`cubic`: 2^-25.6).
+    The cut powers, of 21 digits, become doubles by a shift, and are added as such."""
     cdef vf z = vf_fma(raised, vf_set(FL_LOG2EF), k.magic)
-    t[0] = exp_rest(raised, z, k.magic, k.errors)
+    t[0] = exp_rest(raised, z, k.magic, k.errors, cubic)
     power[0] = exp_power(z, k.offsets)
 
 
 cdef inline vf exp_with_low(vf raised, const Exponents* k, vf* low) noexcept nogil:
     """The exponential, and OUT low: what its last rounding has lost."""
     cdef vf power, t
-    exp_parts_of(raised, k, &power, &t)
-    cdef vf e = vf_fma(power, t, power)
-    low[0] = vf_fma(power, t, vf_sub(power, e))
+    exp_parts_of(raised, k, False, &power, &t)
+    cdef vf cut = vf_cut(power)
+    cdef vf e = vf_fma(power, t, cut)
+    low[0] = vf_fma(power, t, vf_sub(cut, e))
     return e
 
 
@@ -126,124 +150,30 @@ cdef inline Two two_of_nothing() noexcept nogil:
     return two
 
 
-cdef inline void two_exponentials(const float* following, vf base, bint scaled, const Exponents* k, Two* two, vf* e_0,
-                                  vf* e_1) noexcept nogil:
-    """OUT the exponentials of two vectors, as exp_vector has them, or scaled_exp if `scaled`; offsets are its powers
-    then. The two at `following` take their place. Operations of both alternate, so that none has to wait for another:
-    processors do not look far enough ahead to find others by themselves."""
-    cdef vf p_0 = vf_fma(vf_set(FL_EXPTF_C4), two.r_0, vf_set(FL_EXPTF_C3))
-    cdef vf p_1 = vf_fma(vf_set(FL_EXPTF_C4), two.r_1, vf_set(FL_EXPTF_C3))
-    cdef vf y_0 = vf_load(following)
-    cdef vf y_1 = vf_load(following + LANES)
-    if scaled:
-        y_0 = vf_sub(y_0, base)
-        y_1 = vf_sub(y_1, base)
-    p_0 = vf_fma(p_0, two.r_0, vf_set(FL_EXPTF_C2))
-    p_1 = vf_fma(p_1, two.r_1, vf_set(FL_EXPTF_C2))
-    y_0 = vf_max(k.floor, y_0)
-    y_1 = vf_max(k.floor, y_1)
-    p_0 = vf_fma(p_0, two.r_0, vf_set(FL_EXPTF_C1))
-    p_1 = vf_fma(p_1, two.r_1, vf_set(FL_EXPTF_C1))
-    cdef vf z_0 = vf_fma(y_0, vf_set(FL_LOG2EF), k.magic)
-    cdef vf z_1 = vf_fma(y_1, vf_set(FL_LOG2EF), k.magic)
-    p_0 = vf_fma(p_0, two.r_0, vf_look_up(k.errors, vf_bits(two.z_0)))
-    p_1 = vf_fma(p_1, two.r_1, vf_look_up(k.errors, vf_bits(two.z_1)))
-    cdef vf n_0 = vf_sub(z_0, k.magic)
-    cdef vf n_1 = vf_sub(z_1, k.magic)
-    cdef vf power_0 = vf_look_up(k.offsets, vf_bits(two.z_0)) if scaled else exp_power(two.z_0, k.offsets)
-    cdef vf power_1 = vf_look_up(k.offsets, vf_bits(two.z_1)) if scaled else exp_power(two.z_1, k.offsets)
-    y_0 = vf_nfma(n_0, vf_set(FL_LN2F_HI), y_0)
-    y_1 = vf_nfma(n_1, vf_set(FL_LN2F_HI), y_1)
-    e_0[0] = vf_fma(power_0, p_0, power_0)
-    e_1[0] = vf_fma(power_1, p_1, power_1)
-    two.r_0 = vf_nfma(n_0, vf_set(FL_LN2F_LO), y_0)
-    two.r_1 = vf_nfma(n_1, vf_set(FL_LN2F_LO), y_1)
-    if scaled:
-        e_0[0] = vf_mul(e_0[0], two_to_the(two.z_0))
-        e_1[0] = vf_mul(e_1[0], two_to_the(two.z_1))
-    two.z_0 = z_0
-    two.z_1 = z_1
-
-
-cdef inline void two_exp_parts(vf a, vf b, const Exponents* k, Two* two, vf* power_0, vf* power_1, vf* t_0,
-                               vf* t_1) noexcept nogil:
-    """exp_parts_of of two vectors, whose place a and b take, which are not below the floor."""
-    cdef vf p_0 = vf_fma(vf_set(FL_EXPTF_C4), two.r_0, vf_set(FL_EXPTF_C3))
-    cdef vf p_1 = vf_fma(vf_set(FL_EXPTF_C4), two.r_1, vf_set(FL_EXPTF_C3))
+cdef inline void two_exp_parts(vf a, vf b, const Exponents* k, bint cubic, bint scaled, Two* two, vf* power_0,
+                               vf* power_1, vf* t_0, vf* t_1) noexcept nogil:
+    """exp_parts_of of two vectors, whose place a and b take, which are not below the floor. By exponents_of, powers are
+    not cut, as in exp_vector; if `scaled`, offsets are powers, and the power of two is left out. Operations of both
+    alternate, so that none has to wait for another: processors do not look far enough ahead to find others by
+    themselves."""
+    cdef vf one = vf_set(FL_EXPSF_C1) if cubic else vf_set(FL_EXPTF_C1)
+    cdef vf p_0, p_1
+    if cubic:
+        p_0 = vf_fma(vf_set(FL_EXPSF_C3), two.r_0, vf_set(FL_EXPSF_C2))
+        p_1 = vf_fma(vf_set(FL_EXPSF_C3), two.r_1, vf_set(FL_EXPSF_C2))
+    else:
+        p_0 = vf_fma(vf_set(FL_EXPTF_C4), two.r_0, vf_set(FL_EXPTF_C3))
+        p_1 = vf_fma(vf_set(FL_EXPTF_C4), two.r_1, vf_set(FL_EXPTF_C3))
+        p_0 = vf_fma(p_0, two.r_0, vf_set(FL_EXPTF_C2))
+        p_1 = vf_fma(p_1, two.r_1, vf_set(FL_EXPTF_C2))
     cdef vf z_0 = vf_fma(a, vf_set(FL_LOG2EF), k.magic)
     cdef vf z_1 = vf_fma(b, vf_set(FL_LOG2EF), k.magic)
-    p_0 = vf_fma(p_0, two.r_0, vf_set(FL_EXPTF_C2))
-    p_1 = vf_fma(p_1, two.r_1, vf_set(FL_EXPTF_C2))
+    p_0 = vf_fma(p_0, two.r_0, one)
+    p_1 = vf_fma(p_1, two.r_1, one)
     cdef vf n_0 = vf_sub(z_0, k.magic)
     cdef vf n_1 = vf_sub(z_1, k.magic)
-    p_0 = vf_fma(p_0, two.r_0, vf_set(FL_EXPTF_C1))
-    p_1 = vf_fma(p_1, two.r_1, vf_set(FL_EXPTF_C1))
-    power_0[0] = exp_power(two.z_0, k.offsets)
-    power_1[0] = exp_power(two.z_1, k.offsets)
-    t_0[0] = vf_fma(p_0, two.r_0, vf_look_up(k.errors, vf_bits(two.z_0)))
-    t_1[0] = vf_fma(p_1, two.r_1, vf_look_up(k.errors, vf_bits(two.z_1)))
-    two.r_0 = vf_nfma(n_0, vf_set(FL_LN2F_HI), a)
-    two.r_1 = vf_nfma(n_1, vf_set(FL_LN2F_HI), b)
-    two.r_0 = vf_nfma(n_0, vf_set(FL_LN2F_LO), two.r_0)
-    two.r_1 = vf_nfma(n_1, vf_set(FL_LN2F_LO), two.r_1)
-    two.z_0 = z_0
-    two.z_1 = z_1
-
-
-# For sums of exponentials, which bring no rounding of their own, a cubic does: e^y = 2^n T_j (1 + t) is good to 2^-25.6
-# before it is rounded. T_j have 21 digits, so that powers can be added in float64 by their bits.
-
-cdef float sum_offsets[8]
-cdef float sum_errors[8]
-
-
-cdef void fill_sum_tables() noexcept:
-    cdef float[8] powers = [FL_EXPSF_T0, FL_EXPSF_T1, FL_EXPSF_T2, FL_EXPSF_T3,
-                            FL_EXPSF_T4, FL_EXPSF_T5, FL_EXPSF_T6, FL_EXPSF_T7]
-    cdef float[8] errors = [FL_EXPSF_E0, FL_EXPSF_E1, FL_EXPSF_E2, FL_EXPSF_E3,
-                            FL_EXPSF_E4, FL_EXPSF_E5, FL_EXPSF_E6, FL_EXPSF_E7]
-    cdef int j
-    for j in range(8):
-        sum_errors[j] = errors[j]
-        sum_offsets[j] = fl_float_bits(fl_bits_f32(powers[j]) - (<uint32_t>127 << 23) - (<uint32_t>j << 20))
-
-
-fill_sum_tables()
-
-
-cdef inline Exponents sum_exponents_of(double scale) noexcept nogil:
-    cdef Exponents k
-    k.magic = vf_set(eighths_magic(scale))
-    k.floor = vf_set(eighths_floor(scale))
-    k.offsets = vf_table(sum_offsets)
-    k.errors = vf_table(sum_errors)
-    return k
-
-
-cdef inline void sum_parts(vf y, const Exponents* k, vf* power, vf* t) noexcept nogil:
-    """OUT power and t: e^y / 2^scale = power (1 + t) of an argument that is not below the floor; k is for sums."""
-    cdef vf z = vf_fma(y, vf_set(FL_LOG2EF), k.magic)
-    cdef vf n = vf_sub(z, k.magic)
-    cdef vf r = vf_nfma(n, vf_set(FL_LN2F_LO), vf_nfma(n, vf_set(FL_LN2F_HI), y))
-    cdef vf p = vf_fma(vf_set(FL_EXPSF_C3), r, vf_set(FL_EXPSF_C2))
-    p = vf_fma(p, r, vf_set(FL_EXPSF_C1))
-    t[0] = vf_fma(p, r, vf_look_up(k.errors, vf_bits(z)))
-    power[0] = exp_power(z, k.offsets)
-
-
-cdef inline void two_sum_parts(vf a, vf b, const Exponents* k, Two* two, vf* power_0, vf* power_1, vf* t_0,
-                               vf* t_1) noexcept nogil:
-    """sum_parts of two vectors, whose place a and b take; as in two_exponentials, operations alternate."""
-    cdef vf p_0 = vf_fma(vf_set(FL_EXPSF_C3), two.r_0, vf_set(FL_EXPSF_C2))
-    cdef vf p_1 = vf_fma(vf_set(FL_EXPSF_C3), two.r_1, vf_set(FL_EXPSF_C2))
-    cdef vf z_0 = vf_fma(a, vf_set(FL_LOG2EF), k.magic)
-    cdef vf z_1 = vf_fma(b, vf_set(FL_LOG2EF), k.magic)
-    p_0 = vf_fma(p_0, two.r_0, vf_set(FL_EXPSF_C1))
-    p_1 = vf_fma(p_1, two.r_1, vf_set(FL_EXPSF_C1))
-    cdef vf n_0 = vf_sub(z_0, k.magic)
-    cdef vf n_1 = vf_sub(z_1, k.magic)
-    power_0[0] = exp_power(two.z_0, k.offsets)
-    power_1[0] = exp_power(two.z_1, k.offsets)
+    power_0[0] = vf_look_up(k.offsets, vf_bits(two.z_0)) if scaled else exp_power(two.z_0, k.offsets)
+    power_1[0] = vf_look_up(k.offsets, vf_bits(two.z_1)) if scaled else exp_power(two.z_1, k.offsets)
     t_0[0] = vf_fma(p_0, two.r_0, vf_look_up(k.errors, vf_bits(two.z_0)))
     t_1[0] = vf_fma(p_1, two.r_1, vf_look_up(k.errors, vf_bits(two.z_1)))
     two.r_0 = vf_nfma(n_0, vf_set(FL_LN2F_HI), a)
@@ -468,7 +398,7 @@ cdef inline void exp_lanes(const real* x, Py_ssize_t classes, const real* base, 
     cdef vd wide_bases, a, power, t
     if real is float:
         bases = vf_load(base)
-        k = exponents_of(0.0)
+        k = cut_exponents_of(0.0, False)
         k.magic = vf_load(magic)
         k.floor = vf_load(floor)
         for c in range(classes):
@@ -510,61 +440,96 @@ cdef inline void exp_of_two_lanes(const double* x, const double* y, const double
         vd_store(f_low + i, b_low)
 
 
+cdef enum How:
+    # What entries of a gradient are made of:
+    SHIFTED               # e^(x - base)
+    UNSHIFTED             # e^x, by the cubic
+    KEPT_POWERS           # cut power + power t, which are kept
+
+cdef enum:
+    KEPT_CLASSES = 4096   # classes of rows that are kept: powers, and as far behind them t, in 32 KiB
+
+
 cdef struct ScaledExp:
-    # factor * e^(x - base): the factor is in the table, its exponent in magic and floor.
-    bint kept             # or factor * power (1 + t), of the factor as high + low
-    float high
-    float low
+    How how
+    # Of exponentials: the factor is in the table, its exponent in magic and floor.
     float base
     float magic
     float floor
     float powers[8]
     float errors[8]
+    # Of powers: the factor.
+    float high
+    float low
 
 
-cdef bint set_scaled_exp(ScaledExp* s, double factor, double base, double scale) noexcept nogil:
+cdef bint set_scaled_exp(ScaledExp* s, double factor, double base, double scale, How how) noexcept nogil:
     """False if the factor is 0, not finite, or so large or small that exponents could leave their range. `factor` is
-    in units of 2^-scale, for arguments up to the row's maximum."""
+    in units of 2^-scale, for arguments up to the row's maximum; how: SHIFTED or UNSHIFTED."""
     cdef uint64_t bits = fl_bits_f64(factor)
     cdef int64_t exponent = <int64_t>((bits >> 52) & 0x7ff) - 1023
+    cdef double constant = 1.0
     cdef double significand, power
     cdef int j
-    # e^(x - base) / 2^scale is at most 2^45 (2^65 in float64).
+    # e^(x - base) / 2^scale is at most 2^45 (2^65 in float64); without a shift the sum of such is at least 2^-64.
     if not -500 < exponent < 126 - 50:
         return False
     # The table's numbers are put between 1/4 and 1, so that the power of two beside them is normal wherever the result
     # is.
     significand = 0.25 * fl_double_bits((bits & <uint64_t>0x800fffffffffffff) | (<uint64_t>1023 << 52))
-    s.kept = False
+    if how == UNSHIFTED:
+        constant += <double>FL_EXPSF_C0
+    s.how = how
     s.base = <float>base
     s.magic = eighths_magic(scale - <double>(exponent + 2))
     s.floor = eighths_floor(scale - <double>(exponent + 2))
     for j in range(8):
         power = (<double>exp_powers[j] + <double>exp_powers[j] * <double>exp_errors[j]) * significand
         s.powers[j] = <float>power
-        s.errors[j] = <float>((power - <double>s.powers[j]) / <double>s.powers[j])
+        s.errors[j] = <float>((power * constant - <double>s.powers[j]) / <double>s.powers[j])
     return True
 
 
 cdef bint set_kept(ScaledExp* s, double factor) noexcept nogil:
     """False if the factor is so large or small that its low part may not be a float."""
-    s.kept = True
+    s.how = KEPT_POWERS
     s.high = <float>factor
     s.low = <float>(factor - <double>s.high)
     return 1e-30 < factor < 1e30 or -1e30 < factor < -1e-30 or factor == 0.0
 
 
-cdef inline vf scaled_power(vf power, vf t, vf high, vf low) noexcept nogil:
-    """(high + low) power (1 + t), rounded once."""
-    return vf_fma(power, high, vf_mul(power, vf_fma(t, high, low)))
+cdef struct Scaled:
+    # A ScaledExp in registers; offsets are powers.
+    Exponents k
+    vf base
+    vf high
+    vf low
+    vf backs
 
 
-cdef inline vf scaled_exp(vf x, vf base, vf magic, vf floor, vf powers, vf errors) noexcept nogil:
-    """factor * e^(x - base), rounded once if it is normal. Far below that 0, for -inf too; nan gives nan."""
-    cdef vf y = vf_max(floor, vf_sub(x, base))
-    cdef vf z = vf_fma(y, vf_set(FL_LOG2EF), magic)
-    cdef vf t = exp_rest(y, z, magic, errors)
-    cdef vf power = vf_look_up(powers, vf_bits(z))
+cdef inline Scaled scaled_of(const ScaledExp* s, float back) noexcept nogil:
+    cdef Scaled v
+    v.k.magic = vf_set(s.magic)
+    v.k.floor = vf_set(s.floor)
+    v.k.offsets = vf_table(s.powers)
+    v.k.errors = vf_table(s.errors)
+    v.base = vf_set(s.base)
+    v.high = vf_set(s.high)
+    v.low = vf_set(s.low)
+    v.backs = vf_set(back)
+    return v
+
+
+cdef inline vf scaled_entry(vf x, vf t, const Scaled* s, How how) noexcept nogil:
+    """factor * e^(x - base), rounded once if it is normal. Far below that 0, for -inf too; nan gives nan. Or
+    (high + low) (cut x + x t), rounded once."""
+    cdef vf y, z, power
+    if how == KEPT_POWERS:
+        return vf_fma(vf_cut(x), s.high, vf_mul(x, vf_fma(t, s.high, s.low)))
+    y = vf_max(s.k.floor, x if how == UNSHIFTED else vf_sub(x, s.base))
+    z = vf_fma(y, vf_set(FL_LOG2EF), s.k.magic)
+    t = exp_rest(y, z, s.k.magic, s.k.errors, how == UNSHIFTED)
+    power = vf_look_up(s.k.offsets, vf_bits(z))
     return vf_mul(vf_fma(power, t, power), two_to_the(z))
 
 
@@ -584,93 +549,85 @@ cdef inline void write_vector_of(vf g, vf backs, float* out, float* hess, bint s
         vf_store(hess, hess_of_grad(g, backs))
 
 
-cdef inline void write_vectors(const float* x, Py_ssize_t n, vf base, const Exponents* k, vf backs, float* out,
-                               float* hess, const float* ahead, bint stream, bint with_hess) noexcept nogil:
-    """write_scaled_exp of whole vectors; offsets of k are powers."""
-    cdef Py_ssize_t pairs = n // 32      # 2 LANES
+cdef inline void write_vectors(const float* x, Py_ssize_t n, const Scaled* s, How how, float* out, float* hess,
+                               const float* ahead, bint stream, bint with_hess) noexcept nogil:
+    """write_scaled_exp of whole vectors."""
+    cdef Py_ssize_t pairs = n // 32 if FL_WIDE and how == UNSHIFTED else 0      # 2 LANES
     cdef Py_ssize_t i, j
     cdef Two two = two_of_nothing()
-    cdef vf g, g_too
+    cdef vf power, power_too, t, t_too, two_to, two_too
     if FL_WIDE and pairs > 0:
-        two_exponentials(x, base, True, k, &two, &g, &g_too)
+        two_exp_parts(vf_max(s.k.floor, vf_load(x)), vf_max(s.k.floor, vf_load(x + LANES)), &s.k, True, True, &two,
+                      &power, &power_too, &t, &t_too)
         for j in range(pairs):
             i = 32 * j
             fl_prefetch(ahead + i)
             fl_prefetch(ahead + i + LANES)
-            two_exponentials(x + (i + 32 if j + 1 < pairs else i), base, True, k, &two, &g, &g_too)
-            write_vector_of(g, backs, out + i, hess + i if with_hess else NULL, stream, with_hess)
-            write_vector_of(g_too, backs, out + i + LANES, hess + i + LANES if with_hess else NULL, stream, with_hess)
-    for i in range(32 * pairs if FL_WIDE else 0, n, 16):      # LANES
+            two_to = two_to_the(two.z_0)
+            two_too = two_to_the(two.z_1)
+            if j + 1 < pairs:
+                i += 32
+            two_exp_parts(vf_max(s.k.floor, vf_load(x + i)), vf_max(s.k.floor, vf_load(x + i + LANES)), &s.k, True,
+                          True, &two, &power, &power_too, &t, &t_too)
+            i = 32 * j
+            write_vector_of(vf_mul(vf_fma(power, t, power), two_to), s.backs, out + i, hess + i if with_hess else NULL,
+                            stream, with_hess)
+            i += LANES
+            write_vector_of(vf_mul(vf_fma(power_too, t_too, power_too), two_too), s.backs, out + i,
+                            hess + i if with_hess else NULL, stream, with_hess)
+    for i in range(32 * pairs, n, 16):      # LANES
         fl_prefetch(ahead + i)
-        g = scaled_exp(vf_load(x + i), base, k.magic, k.floor, k.offsets, k.errors)
-        write_vector_of(g, backs, out + i, hess + i if with_hess else NULL, stream, with_hess)
+        t = vf_load(x + KEPT_CLASSES + i) if how == KEPT_POWERS else s.base
+        write_vector_of(scaled_entry(vf_load(x + i), t, s, how), s.backs, out + i, hess + i if with_hess else NULL,
+                        stream, with_hess)
 
 
-cdef inline void write_kept_vectors(const float* kept, Py_ssize_t n, vf high, vf low, vf backs, float* out, float* hess,
-                                    const float* ahead, bint stream, bint with_hess) noexcept nogil:
-    """write_scaled_exp of whole vectors, from powers."""
-    cdef Py_ssize_t i
-    for i in range(0, n, 16):      # LANES
-        fl_prefetch(ahead + i)
-        write_vector_of(scaled_power(vf_load(kept + i), vf_load(kept + KEPT_CLASSES + i), high, low), backs, out + i,
-                        hess + i if with_hess else NULL, stream, with_hess)
+cdef inline void write_lines(const float* x, Py_ssize_t n, const Scaled* s, How how, float* out, float* hess,
+                             const float* ahead, bint stream) noexcept nogil:
+    """write_vectors, with a loop for each case."""
+    if hess == NULL and not stream:
+        write_vectors(x, n, s, how, out, NULL, ahead, False, False)
+    elif hess == NULL:
+        write_vectors(x, n, s, how, out, NULL, ahead, True, False)
+    elif stream and (<size_t>hess & 63) == 0:
+        write_vectors(x, n, s, how, out, hess, ahead, True, True)
+    else:
+        write_vectors(x, n, s, how, out, hess, ahead, False, True)
 
 
 cdef void write_scaled_exp(const float* x, Py_ssize_t n, const ScaledExp* s, float* out, float* hess, float back,
                            const float* ahead, bint stream) noexcept nogil:
     """out[0:n] = g = factor * e^(x - base), and hess[0:n], which may be NULL, g - g^2 back; past the caches if
-    `stream`. out or hess may be x, which is fetched from `ahead` on, too. If s.kept, x are powers, and their t lie
-    KEPT_CLASSES further on."""
-    cdef vf base = vf_set(s.base)
-    cdef vf magic = vf_set(s.magic)
-    cdef vf floor = vf_set(s.floor)
-    cdef vf powers = vf_table(s.powers)
-    cdef vf errors = vf_table(s.errors)
-    cdef vf backs = vf_set(back)
-    cdef vf high = vf_set(s.high)
-    cdef vf low = vf_set(s.low)
+    `stream`. out or hess may be x. From KEPT_POWERS, x are powers, and their t lie KEPT_CLASSES further on. What lies
+    at `ahead` is fetched meanwhile."""
+    cdef Scaled v = scaled_of(s, back)
     cdef Py_ssize_t i = 0
     cdef Py_ssize_t head = 0
     cdef Py_ssize_t stop, m
-    cdef vf g
-    cdef Exponents k
+    cdef vf g, t
     if stream:
         # Whole lines only go past the caches: up to the first one, and after the last, as usual.
         head = min(n, <Py_ssize_t>(((64 - (<size_t>out & 63)) & 63) // sizeof(float)))
     while i < n:
         m = head - i if i < head else n - i
         if i < head or m < LANES:
-            if s.kept:
-                g = scaled_power(vf_load_part(x + i, m, 0.0), vf_load_part(x + KEPT_CLASSES + i, m, 0.0), high, low)
-            else:
-                g = scaled_exp(vf_load_part(x + i, m, 0.0), base, magic, floor, powers, errors)
+            t = vf_load_part(x + KEPT_CLASSES + i, m, 0.0) if s.how == KEPT_POWERS else v.base
+            g = scaled_entry(vf_load_part(x + i, m, 0.0), t, &v, s.how)
             vf_store_part(out + i, g, m)
             if hess != NULL:
-                vf_store_part(hess + i, hess_of_grad(g, backs), m)
+                vf_store_part(hess + i, hess_of_grad(g, v.backs), m)
             i += min(m, <Py_ssize_t>LANES)
             continue
         stop = n - (n - i) % LANES
-        k.magic = magic
-        k.floor = floor
-        k.offsets = powers
-        k.errors = errors
-        if s.kept:
-            if hess == NULL and not stream:
-                write_kept_vectors(x + i, stop - i, high, low, backs, out + i, NULL, ahead + i, False, False)
-            elif hess == NULL:
-                write_kept_vectors(x + i, stop - i, high, low, backs, out + i, NULL, ahead + i, True, False)
-            elif stream and (<size_t>(hess + i) & 63) == 0:
-                write_kept_vectors(x + i, stop - i, high, low, backs, out + i, hess + i, ahead + i, True, True)
-            else:
-                write_kept_vectors(x + i, stop - i, high, low, backs, out + i, hess + i, ahead + i, False, True)
-        elif hess == NULL and not stream:
-            write_vectors(x + i, stop - i, base, &k, backs, out + i, NULL, ahead + i, False, False)
-        elif hess == NULL:
-            write_vectors(x + i, stop - i, base, &k, backs, out + i, NULL, ahead + i, True, False)
-        elif stream and (<size_t>(hess + i) & 63) == 0:
-            write_vectors(x + i, stop - i, base, &k, backs, out + i, hess + i, ahead + i, True, True)
+        if s.how == KEPT_POWERS:
+            write_lines(x + i, stop - i, &v, KEPT_POWERS, out + i, hess + i if hess != NULL else NULL, ahead + i,
+                        stream)
+        elif s.how == UNSHIFTED:
+            write_lines(x + i, stop - i, &v, UNSHIFTED, out + i, hess + i if hess != NULL else NULL, ahead + i, stream)
         else:
-            write_vectors(x + i, stop - i, base, &k, backs, out + i, hess + i, ahead + i, False, True)
+            # Few rows come here.
+            write_vectors(x + i, stop - i, &v, SHIFTED, out + i, hess + i if hess != NULL else NULL, ahead + i,
+                          stream and (hess == NULL or (<size_t>(hess + i) & 63) == 0), hess != NULL)
         i = stop
 
 

@@ -262,8 +262,8 @@ cdef inline void set_terms(vf e, vf low, double* terms) noexcept nogil:
 
 cdef inline void losses_from_sums(const double* rest, const double* label_term, double one,
                                   double* loss) noexcept nogil:
-    """log(1 + rest / E_y) of 16 rows, one being 1; of the quotient alone if it is 0. The unit does not matter: rows that
-    need no shift have the same bits without it."""
+    """log(1 + rest / E_y) of 16 rows, one being 1; of the quotient alone if it is 0. The unit does not matter: rows
+    that need no shift have the same bits without it."""
     cdef double u, v
     cdef int i
     for i in range(LANES):

@@ -532,8 +532,8 @@ cdef int share_rows(Softmax* t, int threads) except -1:
             keep_scan(t, s.row, &scan, &r, 0)
         if not done:
             finish(t, &r)
-        elif t.hess != NULL:
-            find_peak(t, s.row, &u, &r, 0)
+        else:
+            finish_row(t, s.row, &u, &r, 0)
         if t.grad != NULL or t.hess != NULL:
             run(shared_write_double if wide else shared_write_float, &s, groups, threads, ns)
         if done:

@@ -31,8 +31,8 @@ cdef struct RowSum:
 
 
 cdef inline bint unshiftable(const Softmax* t) noexcept nogil:
-    """Whether rows of this call, if they are long, may need no shift. log_softmax wants the maximum."""
-    return t.code != F64 and t.inner == 1 and (plain(t) or t.kind == SOFTMAX or t.kind == LOGSUMEXP)
+    """Whether rows of this call, if they are long, may need no shift."""
+    return t.code != F64 and t.inner == 1 and (plain(t) or t.kind != CROSS_ENTROPY)
 
 
 cdef inline RowSum nothing_summed() noexcept nogil:
@@ -224,7 +224,7 @@ cdef void find_peak(const Softmax* t, Py_ssize_t row, const Unshifted* u, Rows* 
     cdef Py_ssize_t column = 0
     cdef Py_ssize_t n
     r.peak[lane] = -1
-    if u.label_term[lane] >= u.rest[lane]:
+    if t.kind == CROSS_ENTROPY and u.label_term[lane] >= u.rest[lane]:
         r.peak[lane] = r.label[lane]
         r.peak_term[lane] = u.label_term[lane]
         r.rest_of_peak[lane] = u.rest[lane]
@@ -238,9 +238,29 @@ cdef void find_peak(const Softmax* t, Py_ssize_t row, const Unshifted* u, Rows* 
                                             floor_of(0.0, <double>0))
             if r.peak_term[lane] > 0.5 * r.total[lane]:
                 r.peak[lane] = column + top_at
+                r.maximum[lane] = top
                 sum_row(t, row, column + top_at, NULL, &r.rest_of_peak[lane])
                 return
         column += n
+
+
+cdef double log_of(double one, double v) noexcept nogil:
+    """log(one + v), as losses_from_sums has it."""
+    cdef double u = one + v
+    return log_plus(u, v - (u - one) if u < 2.0 else 0.0)
+
+
+cdef void finish_row(const Softmax* t, Py_ssize_t row, const Unshifted* u, Rows* r, int lane) noexcept nogil:
+    """What a Hessian or log_softmax needs beside the sum."""
+    if t.hess == NULL and t.kind != LOG_SOFTMAX:
+        return
+    find_peak(t, row, u, r, lane)
+    if t.kind == LOG_SOFTMAX:
+        # log p of the peak keeps its digits if it is made without it; any other is at most log(1/2), and has enough.
+        if r.peak[lane] >= 0:
+            r.log_total[lane] = log_of(1.0, r.rest_of_peak[lane] / r.peak_term[lane])
+        else:
+            r.log_total[lane] = log_of(0.0, r.total[lane])
 
 
 cdef void write_converted(const Softmax* t, Py_ssize_t row, const Rows* r, int lane, const ScaledExp* scaled,
@@ -279,7 +299,7 @@ cdef void write_unshifted(const Softmax* t, Py_ssize_t row, Rows* r, int lane, c
 
 cdef void set_unshifted_losses(const Softmax* t, const Rows* r, Unshifted* u) noexcept nogil:
     cdef int i
-    if t.kind == SOFTMAX:
+    if t.kind == SOFTMAX or t.kind == LOG_SOFTMAX:
         return
     losses_from_sums(u.rest, u.label_term, 1.0 if t.kind == CROSS_ENTROPY else 0.0, u.loss)
     for i in range(LANES):
@@ -297,7 +317,7 @@ cdef Py_ssize_t unshifted_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n,
                                Unshifted* u) noexcept nogil:
     """Outputs, and losses in u, of those of n rows that need no shift: their labels become DONE. How many are left."""
     cdef float kept[8192]     # 2 KEPT_CLASSES
-    cdef bint keep = t.grad != NULL and t.classes <= KEPT_CLASSES
+    cdef bint keep = t.grad != NULL and t.kind != LOG_SOFTMAX and t.classes <= KEPT_CLASSES
     cdef Py_ssize_t left = 0
     cdef Py_ssize_t label
     cdef double sum
@@ -317,8 +337,7 @@ cdef Py_ssize_t unshifted_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n,
             if keep and label >= 0:
                 kept[label] = u.label_power[lane]
                 kept[KEPT_CLASSES + label] = u.label_t[lane]
-            if t.hess != NULL:
-                find_peak(t, first + lane, u, r, lane)
+            finish_row(t, first + lane, u, r, lane)
             write_unshifted(t, first + lane, r, lane, kept if keep else NULL)
         r.label[lane] = DONE
     set_unshifted_losses(t, r, u)

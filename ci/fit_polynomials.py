@@ -346,7 +346,7 @@ def constants():
         (
             "C0 of the cubic for sums",
             FLOAT32,
-            {"FL_EXPSF_C0": rounded(SUM_CONSTANT, FLOAT32)},
+            {"FL_EXPSF_CONSTANT": rounded(SUM_CONSTANT, FLOAT32)},
         ),
         (
             "e^-100: what is less has a logarithm below -100",

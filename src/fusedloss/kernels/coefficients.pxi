@@ -13,7 +13,7 @@ cdef extern from *:
     #define FL_LN2_HI (0x1.62e42fefa39efp-1)
     #define FL_LN2_LO (0x1.abc9e3b39803fp-56)
     /* C0 of the cubic for sums */
-    #define FL_EXPSF_C0 (-0x1.3d3054p-26f)
+    #define FL_EXPSF_CONSTANT (-0x1.3d3054p-26f)
     /* e^-100: what is less has a logarithm below -100 */
     #define FL_E_MINUS_100 (0x1.a8c1f14e2af5dp-145)
     /* ln 2 = HI + LO; HI ends in 12 zero bits, so that k*HI is exact for |k| <= 4096 */
@@ -146,7 +146,7 @@ cdef extern from *:
     const double FL_LOG2E
     const double FL_LN2_HI
     const double FL_LN2_LO
-    const float FL_EXPSF_C0
+    const float FL_EXPSF_CONSTANT
     const double FL_E_MINUS_100
     const double FL_LN2_SPLIT_HI
     const double FL_LN2_SPLIT_LO

@@ -111,7 +111,7 @@ cdef inline Exponents cut_exponents_of(double scale, bint cubic) noexcept nogil:
     cdef Exponents k = exponents_of(scale)
     k.errors = vf_table(exp_gaps)
     if cubic:
-        k.errors = vf_add(k.errors, vf_set(FL_EXPSF_C0))
+        k.errors = vf_add(k.errors, vf_set(FL_EXPSF_CONSTANT))
     return k
 
 
@@ -478,7 +478,7 @@ cdef bint set_scaled_exp(ScaledExp* s, double factor, double base, double scale,
     # is.
     significand = 0.25 * fl_double_bits((bits & <uint64_t>0x800fffffffffffff) | (<uint64_t>1023 << 52))
     if how == UNSHIFTED:
-        constant += <double>FL_EXPSF_C0
+        constant += <double>FL_EXPSF_CONSTANT
     s.how = how
     s.base = <float>base
     s.magic = eighths_magic(scale - <double>(exponent + 2))

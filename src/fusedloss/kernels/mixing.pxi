@@ -125,22 +125,24 @@ cdef inline vf eighth_of_gap(const float* x, Py_ssize_t m, double reference) noe
     return vf_nfma(vf_set(0.125), v, vf_set(<float>(0.125 * reference)))
 
 
-cdef inline void add_floats(const float* x, const float* target, Py_ssize_t m, double reference, vf* q, vf* product,
-                            vf* gap) noexcept nogil:
-    """Add t_c, t_c (reference - x_c) / 8 and (reference - x_c) / 8 of the next 16 columns, m of which exist."""
+cdef inline void add_floats(const float* x, const float* target, Py_ssize_t m, double reference, bint even, vf* q,
+                            vf* product, vf* gap) noexcept nogil:
+    """Add t_c, t_c (reference - x_c) / 8 and, if `even`, (reference - x_c) / 8 of the next 16 columns, m of which
+    exist."""
     cdef vf g = eighth_of_gap(x, m, reference)
     cdef vf v
-    gap[0] = vf_add(gap[0], g)
+    if even:
+        gap[0] = vf_add(gap[0], g)
     if target != NULL:
         v = vf_load(target) if m >= 16 else vf_load_part(target, m, 0.0)
         q[0] = vf_add(q[0], v)
         product[0] = vf_fma(v, vf_if_equal(v, vf_set(0.0), v, g), product[0])
 
 
-cdef inline void mixed_sums_of_floats(const float* x, const float* target, Py_ssize_t n, const Mix* mix,
+cdef inline void mixed_sums_of_floats(const float* x, const float* target, Py_ssize_t n, const Mix* mix, bint even,
                                       double reference, double* q_sum, double* q_gap) noexcept nogil:
-    """As mixed_sums without class weights, as sums of t_c, t_c (reference - x_c) and reference - x_c: four terms in
-    float32, then all in float64."""
+    """As mixed_sums without class weights, as sums of t_c, t_c (reference - x_c) and, if the uniform part counts,
+    reference - x_c: four terms in float32, then all in float64."""
     cdef MixSums sums
     cdef vd gap_even = vd_set(0.0), gap_odd = vd_set(0.0)
     cdef vf zero = vf_set(0.0)
@@ -152,16 +154,17 @@ cdef inline void mixed_sums_of_floats(const float* x, const float* target, Py_ss
         q = r = product = other = gap = second = zero
         t = target + i if target != NULL else NULL
         if i + 64 <= n:
-            add_floats(x + i, t, 16, reference, &q, &product, &gap)
-            add_floats(x + i + 16, t + 16 if t != NULL else NULL, 16, reference, &q, &product, &gap)
-            add_floats(x + i + 32, t + 32 if t != NULL else NULL, 16, reference, &r, &other, &second)
-            add_floats(x + i + 48, t + 48 if t != NULL else NULL, 16, reference, &r, &other, &second)
+            add_floats(x + i, t, 16, reference, even, &q, &product, &gap)
+            add_floats(x + i + 16, t + 16 if t != NULL else NULL, 16, reference, even, &q, &product, &gap)
+            add_floats(x + i + 32, t + 32 if t != NULL else NULL, 16, reference, even, &r, &other, &second)
+            add_floats(x + i + 48, t + 48 if t != NULL else NULL, 16, reference, even, &r, &other, &second)
         else:
             for k in range(0, n - i, 16):
-                add_floats(x + i + k, t + k if t != NULL else NULL, n - i - k, reference, &q, &product, &gap)
-        gap = vf_add(gap, second)
-        gap_even = vd_add(gap_even, vd_low(gap))
-        gap_odd = vd_add(gap_odd, vd_high(gap))
+                add_floats(x + i + k, t + k if t != NULL else NULL, n - i - k, reference, even, &q, &product, &gap)
+        if even:
+            gap = vf_add(gap, second)
+            gap_even = vd_add(gap_even, vd_low(gap))
+            gap_odd = vd_add(gap_odd, vd_high(gap))
         if target != NULL:
             q = vf_add(q, r)
             product = vf_add(product, other)
@@ -194,9 +197,12 @@ cdef void mix_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
             w = load(t.weight, t.weight_code, column + at, m, weights)
         elif real is float:
             if target == NULL:
-                mixed_sums_of_floats(<const float*>x + at, NULL, m, &mix, out.reference, &q_sum, &q_gap)
+                mixed_sums_of_floats(<const float*>x + at, NULL, m, &mix, True, out.reference, &q_sum, &q_gap)
+            elif mix.uniform == 0.0:
+                mixed_sums_of_floats(<const float*>x + at, <const float*>target, m, &mix, False, out.reference, &q_sum,
+                                     &q_gap)
             else:
-                mixed_sums_of_floats(<const float*>x + at, <const float*>target, m, &mix, out.reference, &q_sum,
+                mixed_sums_of_floats(<const float*>x + at, <const float*>target, m, &mix, True, out.reference, &q_sum,
                                      &q_gap)
         # Also where float32 has no room for a sum, and where the parts of a q_c below 0 are inf - inf.
         if not isfinite(q_sum + q_gap):

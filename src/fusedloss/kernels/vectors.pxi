@@ -479,6 +479,7 @@ cdef bint set_scaled_exp(ScaledExp* s, double factor, double base, double scale,
     significand = 0.25 * fl_double_bits((bits & <uint64_t>0x800fffffffffffff) | (<uint64_t>1023 << 52))
     if how == UNSHIFTED:
         constant += <double>FL_EXPSF_CONSTANT
+    memset(s, 0, sizeof(ScaledExp))
     s.how = how
     s.base = <float>base
     s.magic = eighths_magic(scale - <double>(exponent + 2))
@@ -492,6 +493,7 @@ cdef bint set_scaled_exp(ScaledExp* s, double factor, double base, double scale,
 
 cdef bint set_kept(ScaledExp* s, double factor) noexcept nogil:
     """False if the factor is so large or small that its low part may not be a float."""
+    memset(s, 0, sizeof(ScaledExp))
     s.how = KEPT_POWERS
     s.high = <float>factor
     s.low = <float>(factor - <double>s.high)

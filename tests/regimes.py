@@ -42,9 +42,6 @@ MANY_CLASSES = 250_000
 MANY_REGIMES = ("normal", "outliers", "within 80", "one ahead", "half far below", "masked")
 
 
-EDGES = (-95, -88, -62, -58, -50, -46, -43, 79, 84, 87, 89, 95)
-
-
 class Truth:
     """A truth, good to more digits than float64, and the size of the terms it is made of."""
 
@@ -158,6 +155,9 @@ def _masked(rng, rows, classes):
 def _half_far_below(rng, rows, classes):
     below = np.where(rng.random((rows, classes)) < 0.5, -60, 0)
     return below + rng.normal(size=(rows, classes))
+
+
+EDGES = (-95, -88, -62, -58, -50, -46, -43, 79, 84, 87, 89, 95)
 
 
 def _at_the_edges(rng, rows, classes):

@@ -39,19 +39,14 @@ cdef inline void add_exponential(vf power, vf t, ColumnSums* s) noexcept nogil:
     s.rest = vf_fma(power, t, s.rest)
 
 
-cdef inline void keep_exponential(vf power, vf t, float* e, float* low) noexcept nogil:
-    """OUT e and low, unless NULL: an exponential, and what its last rounding has lost."""
-    cdef vf v, cut
-    if e != NULL:
-        cut = vf_cut(power)
-        v = vf_fma(power, t, cut)
-        vf_store(e, v)
-        if low != NULL:
-            vf_store(low, vf_fma(power, t, vf_sub(cut, v)))
-
-
 cdef inline void keep_column(vf power, vf t, Py_ssize_t c, float* e, float* low) noexcept nogil:
-    keep_exponential(power, t, e + c * LANES if e != NULL else NULL, low + c * LANES if low != NULL else NULL)
+    """OUT e and low, unless NULL: the exponentials of column c, and what their last rounding has lost."""
+    cdef vf v, lost
+    if e != NULL:
+        v = exp_of_parts(power, t, &lost)
+        vf_store(e + c * LANES, v)
+        if low != NULL:
+            vf_store(low + c * LANES, lost)
 
 
 cdef inline void sum_columns(const float* y, Py_ssize_t columns, const Exponents* k, ColumnSums* sums, float* e,

@@ -522,9 +522,9 @@ cdef int share_rows(Softmax* t, int threads) except -1:
         done = False
         if r.label[0] != IGNORED and unshiftable(t):
             read_label_terms(t, s.row, 1, &r, &u)
-            if label_allows(t, &r, 0):
+            if may_go_unshifted(t, s.row, &r, 0):
                 run(shared_sum, &s, groups, threads, ns)
-                done = add_shared_parts(&s, &sum) and take_sum(t, sum, &u, &r, 0)
+                done = sum_row(t, s.row, s.label, s.parts, NULL, &sum) and take_sum(t, sum, &u, &r, 0)
         if r.label[0] != IGNORED and not done:
             run(shared_scan_double if wide else shared_scan_float, &s, groups, threads, ns)
             merge_parts(&s)

@@ -139,22 +139,29 @@ cdef double sum_part(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssi
     return fold_vectors(vd_mul(s.powers, vd_set(FL_FROM_TINY)), s.rests)
 
 
-cdef inline bint add_part(Sum* total, double part) noexcept nogil:
-    """False, for nan too, if the row needs a shift."""
-    if not part < LARGEST_SUM:
-        return False
-    add(total, part)
-    return True
+cdef inline bint begins_too_large(const Softmax* t, Py_ssize_t row) noexcept nogil:
+    """Whether one of the first logits shows already what the sum would."""
+    cdef float buffer[LANES]
+    return vf_any_less(vf_set(<float>CEILING), vf_load(load(t.logits, t.code, row * t.classes, LANES, &buffer[0])))
 
 
-cdef bint sum_row(const Softmax* t, Py_ssize_t row, Py_ssize_t hole, float* kept, double* sum) noexcept nogil:
-    """OUT sum over all classes of a row but the hole: False if it needs a shift. In the groups that threads share."""
+cdef bint sum_row(const Softmax* t, Py_ssize_t row, Py_ssize_t hole, const RowScan* parts, float* kept,
+                  double* sum) noexcept nogil:
+    """OUT sum over all classes of a row but the hole: False if it needs a shift. In the groups that threads share,
+    whose sums they have left in parts, unless that is NULL."""
     cdef Sum total
     cdef Py_ssize_t group
+    cdef double part
     memset(&total, 0, sizeof(Sum))
     for group in range(groups_of(t)):
-        if not add_part(&total, sum_part(t, row, group * GROUP, min((group + 1) * GROUP, t.classes), hole, kept)):
+        if parts != NULL:
+            part = parts[group].others.high
+        else:
+            part = sum_part(t, row, group * GROUP, min((group + 1) * GROUP, t.classes), hole, kept)
+        # nan is no less, too.
+        if not part < LARGEST_SUM:
             return False
+        add(&total, part)
     sum[0] = value_of(&total)
     return True
 
@@ -192,8 +199,10 @@ cdef void read_label_terms(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Row
     vf_store(u.label_t, rest)
 
 
-cdef inline bint label_allows(const Softmax* t, const Rows* r, int lane) noexcept nogil:
-    return t.kind != CROSS_ENTROPY or LOWEST_LABEL <= r.logit[lane] <= HIGHEST_LABEL
+cdef inline bint may_go_unshifted(const Softmax* t, Py_ssize_t row, const Rows* r, int lane) noexcept nogil:
+    """As far as label and first logits tell: its sum has the last word."""
+    return ((t.kind != CROSS_ENTROPY or LOWEST_LABEL <= r.logit[lane] <= HIGHEST_LABEL)
+            and not begins_too_large(t, row))
 
 
 cdef bint take_sum(const Softmax* t, double sum, Unshifted* u, Rows* r, int lane) noexcept nogil:
@@ -239,13 +248,14 @@ cdef void find_peak(const Softmax* t, Py_ssize_t row, const Unshifted* u, Rows* 
             if r.peak_term[lane] > 0.5 * r.total[lane]:
                 r.peak[lane] = column + top_at
                 r.maximum[lane] = top
-                sum_row(t, row, column + top_at, NULL, &r.rest_of_peak[lane])
+                sum_row(t, row, column + top_at, NULL, NULL, &r.rest_of_peak[lane])
                 return
         column += n
 
 
 cdef double log_of(double one, double v) noexcept nogil:
-    """log(one + v), as losses_from_sums has it."""
+    """log(one + v), as losses_from_sums has it. Called from there, GCC would no longer put the logarithm in line in
+    other loops, which then take twice as long."""
     cdef double u = one + v
     return log_plus(u, v - (u - one) if u < 2.0 else 0.0)
 
@@ -329,7 +339,8 @@ cdef Py_ssize_t unshifted_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n,
                 write_columns(t, first + lane, 0, t.classes, NULL, r, lane, <float>0)
             continue
         label = label_of(t, r, lane)
-        if not (label_allows(t, r, lane) and sum_row(t, first + lane, label, kept if keep else NULL, &sum)
+        if not (may_go_unshifted(t, first + lane, r, lane)
+                and sum_row(t, first + lane, label, NULL, kept if keep else NULL, &sum)
                 and take_sum(t, sum, u, r, lane)):
             left += 1
             continue
@@ -350,15 +361,3 @@ cdef void shared_sum(void* task, Py_ssize_t group) noexcept nogil:
     cdef SharedRow* s = <SharedRow*>task
     s.parts[group].others.high = sum_part(s.softmax, s.row, group * GROUP, min((group + 1) * GROUP, s.softmax.classes),
                                           s.label, NULL)
-
-
-cdef bint add_shared_parts(SharedRow* s, double* sum) noexcept nogil:
-    """As sum_row has it."""
-    cdef Sum total
-    cdef Py_ssize_t group
-    memset(&total, 0, sizeof(Sum))
-    for group in range(groups_of(s.softmax)):
-        if not add_part(&total, s.parts[group].others.high):
-            return False
-    sum[0] = value_of(&total)
-    return True

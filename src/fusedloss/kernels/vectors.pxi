@@ -123,14 +123,18 @@ cdef inline void exp_parts_of(vf raised, const Exponents* k, bint cubic, vf* pow
     power[0] = exp_power(z, k.offsets)
 
 
-cdef inline vf exp_with_low(vf raised, const Exponents* k, vf* low) noexcept nogil:
+cdef inline vf exp_of_parts(vf power, vf t, vf* low) noexcept nogil:
     """The exponential, and OUT low: what its last rounding has lost."""
-    cdef vf power, t
-    exp_parts_of(raised, k, False, &power, &t)
     cdef vf cut = vf_cut(power)
     cdef vf e = vf_fma(power, t, cut)
     low[0] = vf_fma(power, t, vf_sub(cut, e))
     return e
+
+
+cdef inline vf exp_with_low(vf raised, const Exponents* k, vf* low) noexcept nogil:
+    cdef vf power, t
+    exp_parts_of(raised, k, False, &power, &t)
+    return exp_of_parts(power, t, low)
 
 
 cdef struct Two:

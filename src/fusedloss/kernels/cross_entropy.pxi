@@ -95,13 +95,20 @@ cdef struct Rows:
     double p_factor[LANES]       # gradient = p_factor p_c - q_factor q_c ...
     double q_factor[LANES]
     double extra[LANES]          # the part of p_factor that is not s Q / D or s a / D
-    double special[LANES]        # ... but this at the label (soft targets: set when writing)
+    double special[LANES]        # ... but this at the label
+    int64_t apart[LANES]         # soft targets: the class whose gradient has a formula of its own, -1 if there is none
     double pp_factor[LANES]      # z-loss part of the Hessian: + pp_factor p_c^2
 
 
 cdef inline double times(double coefficient, double value) noexcept nogil:
     """coefficient * value with 0 * inf = 0 and 0 * nan = nan: the rule of xlogy."""
     return 0.0 if coefficient == 0.0 and not isnan(value) else coefficient * value
+
+
+cdef inline double one_nan(double x) noexcept nogil:
+    """x. Of a sum of two different nans, which one it is depends on the compiler, and so would a row's bits on its
+    lane."""
+    return x if x == x else NAN
 
 
 # ----------------------------------------------------------------------------------------------- labels
@@ -384,6 +391,7 @@ cdef void finish(const Softmax* t, Rows* r) noexcept nogil:
         r.log_total[i] = v[i] - (q if gap < 1.0 else 0.0)
     for i in range(LANES):
         r.peak[i] = r.label[i] if r.top[i] - r.logit[i] <= 0.0 else r.top_at[i]
+        r.apart[i] = r.peak[i]
 
     # 2. Options and factors. The plain loss has a loop of its own, without branches, which vectorises.
     if plain(t):
@@ -395,9 +403,10 @@ cdef void finish(const Softmax* t, Rows* r) noexcept nogil:
             r.q_factor[i] = 0.0
             ratio = r.rest[i] / r.total[i]
             ratio = ratio + (fma(-ratio, r.total[i], r.rest[i]) + rest_lows[i] - ratio * r.total_low[i]) / r.total[i]
-            r.special[i] = -coefficient * ratio
+            r.special[i] = one_nan(-coefficient * ratio)
     else:
-        finish_options(t, r)
+        for i in range(LANES):
+            finish_options(t, r, i)
 
     # 3. Rows that take no part.
     for i in range(LANES):
@@ -413,51 +422,48 @@ cdef inline double mixed_loss(double coefficient, const Rows* r, int lane) noexc
     return coefficient * (r.q_sum[lane] * r.log_total[lane] + r.q_gap[lane])
 
 
-cdef void finish_options(const Softmax* t, Rows* r) noexcept nogil:
-    """Losses and factors where there is more than a plain loss of hard labels."""
-    cdef int i
-    cdef double e, lse, hard, uniform, extra, coefficient
-    cdef double uniform_mass = t.smoothing / <double>t.classes
-    for i in range(LANES):
-        lse = r.maximum[i] + r.log_total[i]
-        if t.kind != CROSS_ENTROPY:
-            r.p_factor[i] = 1.0
-            if r.maximum[i] == INFINITY:
-                lse = INFINITY
-            elif r.maximum[i] == -INFINITY:
-                lse = r.maximum[i] + r.others[i]    # nan if the sum has met one
-            r.loss[i] = lse
-            continue
-        extra = 0.0
-        r.q_factor[i] = 0.0
-        if t.soft:
-            coefficient = r.sample[i] / t.divisor
-            r.loss[i] = mixed_loss(r.sample[i], r, i)
-            r.p_factor[i] = coefficient * r.q_sum[i]
-            r.q_factor[i] = coefficient
-        else:
-            hard = r.sample[i] * ((1.0 - t.smoothing) * r.class_weight[i])
-            coefficient = hard / t.divisor
-            r.loss[i] = times(hard, r.loss[i])
-            r.p_factor[i] = coefficient
-            if t.smoothing > 0.0:
-                uniform = r.sample[i] * uniform_mass
-                r.loss[i] += mixed_loss(uniform, r, i)
-                r.q_factor[i] = uniform / t.divisor
-                extra = r.q_factor[i] * t.weight_sum
-        if t.z_loss > 0.0:
-            r.z[i] = times(r.sample[i] * t.z_loss, lse * lse)
-            r.pp_factor[i] = 2.0 * (r.sample[i] * t.z_loss) / t.z_divisor
-            extra += r.pp_factor[i] * lse
-        r.p_factor[i] += extra
-        r.extra[i] = extra
-        if not t.soft:
-            # The label: -hard (1 - p_y), and what smoothing and z-loss add there.
-            r.special[i] = -coefficient * (r.rest[i] / r.total[i])
-            if extra != 0.0 or r.q_factor[i] != 0.0:
-                e = exp_shifted(r.logit[i], r.base[i], magic_of(r.scale[i], <double>0),
-                                floor_of(r.scale[i], <double>0))
-                r.special[i] += extra * (e / r.total[i]) - r.q_factor[i] * r.class_weight[i]
+cdef void finish_options(const Softmax* t, Rows* r, int lane) noexcept nogil:
+    """Losses and factors of a row where there is more than a plain loss of hard labels."""
+    cdef double e, hard, uniform, coefficient
+    cdef double lse = r.maximum[lane] + r.log_total[lane]
+    cdef double extra = 0.0
+    if t.kind != CROSS_ENTROPY:
+        r.p_factor[lane] = 1.0
+        if r.maximum[lane] == INFINITY:
+            lse = INFINITY
+        elif r.maximum[lane] == -INFINITY:
+            lse = r.maximum[lane] + r.others[lane]    # nan if the sum has met one
+        r.loss[lane] = lse
+        return
+    r.q_factor[lane] = 0.0
+    if t.soft:
+        coefficient = r.sample[lane] / t.divisor
+        r.loss[lane] = mixed_loss(r.sample[lane], r, lane)
+        r.p_factor[lane] = coefficient * r.q_sum[lane]
+        r.q_factor[lane] = coefficient
+    else:
+        hard = r.sample[lane] * ((1.0 - t.smoothing) * r.class_weight[lane])
+        coefficient = hard / t.divisor
+        r.loss[lane] = times(hard, r.loss[lane])
+        r.p_factor[lane] = coefficient
+        if t.smoothing > 0.0:
+            uniform = r.sample[lane] * (t.smoothing / <double>t.classes)
+            r.loss[lane] += mixed_loss(uniform, r, lane)
+            r.q_factor[lane] = uniform / t.divisor
+            extra = r.q_factor[lane] * t.weight_sum
+    if t.z_loss > 0.0:
+        r.z[lane] = times(r.sample[lane] * t.z_loss, lse * lse)
+        r.pp_factor[lane] = 2.0 * (r.sample[lane] * t.z_loss) / t.z_divisor
+        extra += r.pp_factor[lane] * lse
+    r.p_factor[lane] += extra
+    r.extra[lane] = extra
+    if not t.soft:
+        # The label: -hard (1 - p_y), and what smoothing and z-loss add there.
+        r.special[lane] = -coefficient * (r.rest[lane] / r.total[lane])
+        if extra != 0.0 or r.q_factor[lane] != 0.0:
+            e = exp_shifted(r.logit[lane], r.base[lane], magic_of(r.scale[lane], <double>0),
+                            floor_of(r.scale[lane], <double>0))
+            r.special[lane] += extra * (e / r.total[lane]) - r.q_factor[lane] * r.class_weight[lane]
 
 
 cdef void read_row_options(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r, int64_t* count) noexcept nogil:

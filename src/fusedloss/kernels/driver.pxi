@@ -83,7 +83,7 @@ cdef enum:
     # Fewer rows than this, of at least so many classes, are shared by the threads.
     SHARED_ROWS = 16
     SHARED_CLASSES = 131072
-    STREAMED_BYTES = 1 << 24
+    STREAMED_BYTES = 12 << 20
 
 cdef enum:
     MAX_THREADS = 1024
@@ -521,10 +521,19 @@ cdef int share_rows(Softmax* t, int threads) except -1:
         s.label = label_of(t, &r, 0)
         done = False
         if r.label[0] != IGNORED and unshiftable(t):
-            read_label_terms(t, s.row, 1, &r, &u)
-            if may_go_unshifted(t, s.row, &r, 0):
+            begin_unshifted(t, s.row, 1, &r, &u)
+            if t.soft:
+                run(shared_target, &s, groups, threads, ns)
+                find_hole(t, s.row, s.parts, &r, &u, 0)
+            s.hole = u.hole[0]
+            if may_go_unshifted(t, s.row, &r, &u, 0):
                 run(shared_sum, &s, groups, threads, ns)
-                done = sum_row(t, s.row, s.label, s.parts, NULL, &sum) and take_sum(t, sum, &u, &r, 0)
+                done = sum_row(t, s.row, s.hole, s.parts, NULL, &sum) and take_sum(t, sum, &u, &r, 0)
+            if done and has_options(t):
+                set_reference(&u, &r, 0)
+                if mixes(t):
+                    run(shared_mix, &s, groups, threads, ns)
+                take_options(t, s.row, s.parts, &u, &r, 0)
         if r.label[0] != IGNORED and not done:
             run(shared_scan_double if wide else shared_scan_float, &s, groups, threads, ns)
             merge_parts(&s)

@@ -77,7 +77,7 @@ cdef void scan_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_s
     out.q_gap = 0.0
     reference = out.maximum if out.maximum > -INFINITY else 0.0
     out.reference = reference
-    if t.soft or t.smoothing > 0.0:
+    if mixes(t):
         mix_columns(t, row, column, n, x, out)
 
 
@@ -357,9 +357,9 @@ cdef inline void write_probabilities(const real* x, Py_ssize_t n, const Rows* r,
 
 
 cdef void write_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t n, const double* e,
-                      const Rows* r, int lane, real tag) noexcept nogil:
+                      const float* kept, const Rows* r, int lane, real tag) noexcept nogil:
     """Gradient and Hessian entries of up to CHUNK columns of a row; x is read before anything is stored. e: the
-    exponentials of a float64 row, NULL if they were not kept."""
+    exponentials of a float64 row, kept: what a float32 row has instead; NULL if they were not kept."""
     cdef real buffer[CHUNK]
     cdef real g[CHUNK]
     cdef real h[CHUNK]
@@ -402,6 +402,8 @@ cdef void write_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
     if real is double and e != NULL and isfinite(factor):
         for i in range(n):
             g[i] = fma(e[column + i], factor, fma(e[column + i], leftover, e[KEPT + column + i] * factor))
+    elif real is float and kept != NULL and set_kept(&scaled, factor):
+        write_scaled_exp(kept + column, n, &scaled, <float*>g, NULL, 0.0, <const float*>x, False)
     elif real is float and set_scaled_exp(&scaled, factor, r.base[lane], r.scale[lane], how_of(r, lane)):
         write_scaled_exp(<const float*>x, n, &scaled, <float*>g, NULL, 0.0, <const float*>x, False)
     elif real is double and set_scaled_double_exp(&wide, factor, leftover, r.base[lane], r.scale[lane]):
@@ -437,15 +439,15 @@ cdef void write_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
         out = g
         if t.kind == CROSS_ENTROPY:
             special = r.special[lane]
-            if t.soft or t.smoothing > 0.0:
+            if mixes(t):
                 if t.weight != NULL:
                     w = load(t.weight, t.weight_code, column, n, weights)
                 if t.soft:
                     target = load(t.target, t.target_code, start, n, targets)
-                    label = top
-                    if 0 <= top < n:
+                    label = <Py_ssize_t>r.apart[lane] - column
+                    if 0 <= label < n:
                         # Before anything is written: out may be x.
-                        special = mixed_at_top(&mix, r, lane, x[top], target[top], 1.0 if w == NULL else w[top])
+                        special = mixed_at_top(&mix, r, lane, x[label], target[label], 1.0 if w == NULL else w[label])
                 if size_of(t.code) == sizeof(real) and not t.stream:
                     out = <real*>t.grad + start
                 mix_gradient(target, w, n, &mix, q_factor, g, out)
@@ -479,16 +481,16 @@ cdef inline double peak_hessian(double e, double e_low, double rest, double rest
 cdef inline double hessian_at_peak(const Rows* r, int lane) noexcept nogil:
     """At the largest logit."""
     # log_total is nan where the row has no softmax, which `rest` alone does not show.
-    return (peak_hessian(r.peak_term[lane], r.peak_low[lane], r.rest_of_peak[lane], r.rest_of_peak_low[lane],
-                         r.p_factor[lane], r.pp_factor[lane]) + 0.0 * r.log_total[lane])
+    return one_nan(peak_hessian(r.peak_term[lane], r.peak_low[lane], r.rest_of_peak[lane], r.rest_of_peak_low[lane],
+                                r.p_factor[lane], r.pp_factor[lane]) + 0.0 * r.log_total[lane])
 
 
 cdef void hessians_at_peaks(const Rows* r, double* out) noexcept nogil:
     """hessian_at_peak of 16 rows, in lanes."""
     cdef int i
     for i in range(LANES):
-        out[i] = (peak_hessian(r.peak_term[i], r.peak_low[i], r.rest_of_peak[i], r.rest_of_peak_low[i], r.p_factor[i],
-                               r.pp_factor[i]) + 0.0 * r.log_total[i])
+        out[i] = one_nan(peak_hessian(r.peak_term[i], r.peak_low[i], r.rest_of_peak[i], r.rest_of_peak_low[i],
+                                      r.p_factor[i], r.pp_factor[i]) + 0.0 * r.log_total[i])
 
 
 cdef inline double soft_gradient_at_maximum(const Rows* r, int lane, double p, double q) noexcept nogil:
@@ -504,14 +506,17 @@ cdef void write_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, const dou
     cdef int lane
     for lane in range(<int>n):
         if r.label[lane] != DONE:
-            write_columns(t, first + lane, 0, t.classes, NULL if e == NULL else e + lane * t.classes, r, lane, tag)
+            write_columns(t, first + lane, 0, t.classes, NULL if e == NULL else e + lane * t.classes, NULL, r, lane,
+                          tag)
 
 
 cdef void write_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t last, const double* e,
-                        const Rows* r, int lane, real tag) noexcept nogil:
-    """Outputs of a row's columns column..last."""
+                        const float* kept, const Rows* r, int lane, real tag) noexcept nogil:
+    """Outputs of a row's columns column..last. e, kept: as write_chunk has them."""
     cdef Py_ssize_t start = (row * t.classes + column) * size_of(t.code)
     cdef Py_ssize_t size = (last - column) * size_of(t.code)
+    cdef double factor = r.p_factor[lane] / r.total[lane]
+    cdef bint some = True
     cdef ScaledExp scaled
     if r.label[lane] == IGNORED:
         if t.grad != NULL:
@@ -519,20 +524,27 @@ cdef void write_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_
         if t.hess != NULL:
             memset(t.hess + start, 0, size)
         return
-    if (t.code == F32 and not t.soft and t.smoothing == 0.0 and t.kind != LOG_SOFTMAX
-            and (t.hess == NULL or hess_from_grad(r, lane))
-            and set_scaled_exp(&scaled, r.p_factor[lane] / r.total[lane], r.base[lane], r.scale[lane],
-                               how_of(r, lane))):
-        write_plain(t, row, column, last, r, lane, &scaled, NULL)
-        return
-    if (real is float and mixes_floats(t, r, lane)
-            and set_scaled_exp(&scaled, r.p_factor[lane] / r.total[lane], r.base[lane], r.scale[lane], SHIFTED)):
-        while column < last:
-            write_mixed_chunk(t, row, column, min(<Py_ssize_t>CHUNK, last - column), r, lane, &scaled)
-            column += CHUNK
-        return
+    if real is float and t.kind != LOG_SOFTMAX:
+        # Powers are of use whether a Hessian is wanted, too, or not: gradients have the same bits.
+        if not (holds(r.p_factor[lane]) or r.p_factor[lane] == 0.0):
+            kept = NULL
+        if kept == NULL or not set_kept(&scaled, factor):
+            kept = NULL
+            some = set_scaled_exp(&scaled, factor, r.base[lane], r.scale[lane], how_of(r, lane))
+        if some and mixes_floats(t, r, lane):
+            while column < last:
+                write_mixed_chunk(t, row, column, min(<Py_ssize_t>CHUNK, last - column), r, lane, &scaled, kept)
+                column += CHUNK
+            return
+        if some and not mixes(t) and (t.hess == NULL or hess_from_grad(r, lane)):
+            if t.code == F32:
+                write_plain(t, row, column, last, r, lane, &scaled, kept)
+                return
+            if kept != NULL:
+                write_converted(t, row, r, lane, &scaled, kept)
+                return
     while column < last:
-        write_chunk(t, row, column, min(<Py_ssize_t>CHUNK, last - column), e, r, lane, tag)
+        write_chunk(t, row, column, min(<Py_ssize_t>CHUNK, last - column), e, kept, r, lane, tag)
         column += CHUNK
 
 
@@ -542,6 +554,7 @@ cdef struct SharedRow:
     Softmax* softmax
     Py_ssize_t row
     Py_ssize_t label
+    Py_ssize_t hole       # as unshifted_rows.pxi has it
     RowScan* parts        # OUT (groups,)
     const Rows* rows      # the row is lane 0
 
@@ -562,15 +575,15 @@ cdef void shared_scan_double(void* task, Py_ssize_t group) noexcept nogil:
 
 cdef void shared_write_float(void* task, Py_ssize_t group) noexcept nogil:
     cdef SharedRow* s = <SharedRow*>task
-    write_columns(s.softmax, s.row, group * GROUP, min((group + 1) * GROUP, s.softmax.classes), NULL, s.rows,
-                  0, <float>0)
+    write_columns(s.softmax, s.row, group * GROUP, min((group + 1) * GROUP, s.softmax.classes), NULL, NULL,
+                  s.rows, 0, <float>0)
     fl_fence()
 
 
 cdef void shared_write_double(void* task, Py_ssize_t group) noexcept nogil:
     cdef SharedRow* s = <SharedRow*>task
-    write_columns(s.softmax, s.row, group * GROUP, min((group + 1) * GROUP, s.softmax.classes), NULL, s.rows,
-                  0, <double>0)
+    write_columns(s.softmax, s.row, group * GROUP, min((group + 1) * GROUP, s.softmax.classes), NULL, NULL,
+                  s.rows, 0, <double>0)
     fl_fence()
 
 

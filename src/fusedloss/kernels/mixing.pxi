@@ -9,6 +9,10 @@ cdef struct Mix:
     double uniform
 
 
+cdef inline bint mixes(const Softmax* t) noexcept nogil:
+    return t.kind == CROSS_ENTROPY and (t.soft or t.smoothing > 0.0)
+
+
 cdef inline Mix mix_of(const Softmax* t) noexcept nogil:
     cdef Mix mix
     mix.keep = 1.0 - t.smoothing if t.soft else 0.0
@@ -134,6 +138,7 @@ cdef inline void add_floats(const float* x, const float* target, Py_ssize_t m, d
     if even:
         gap[0] = vf_add(gap[0], g)
     if target != NULL:
+        fl_prefetch(target + FETCHED)
         v = vf_load(target) if m >= 16 else vf_load_part(target, m, 0.0)
         q[0] = vf_add(q[0], v)
         product[0] = vf_fma(v, vf_if_equal(v, vf_set(0.0), v, g), product[0])
@@ -248,13 +253,15 @@ cdef struct MixedExp:
     vf uniform     # q_factor uniform
 
 
-cdef inline void write_mixed(const float* x, const float* target, Py_ssize_t m, const MixedExp* of, float* out,
+cdef inline void write_mixed(const float* x, const float* target, Py_ssize_t m, const MixedExp* of, How how, float* out,
                              float* hess) noexcept nogil:
     """Gradient and, unless `hess` is NULL, Hessian of the next 16 columns, m of which exist, without class weights.
-    target may be NULL; out or hess may be x."""
+    x: as write_scaled_exp has it. target may be NULL; out or hess may be x."""
     cdef vf g = vf_load(x) if m >= 16 else vf_load_part(x, m, 0.0)
-    cdef vf q
-    g = scaled_entry(g, g, &of.scaled, SHIFTED)
+    cdef vf q = g
+    if how == KEPT_POWERS:
+        q = vf_load(x + KEPT_CLASSES) if m >= 16 else vf_load_part(x + KEPT_CLASSES, m, 0.0)
+    g = scaled_entry(g, q, &of.scaled, how)
     if hess != NULL:
         write_vector(hess, hess_of_grad(g, of.scaled.backs), m, False)
     g = vf_sub(g, of.uniform)
@@ -262,6 +269,19 @@ cdef inline void write_mixed(const float* x, const float* target, Py_ssize_t m, 
         q = vf_load(target) if m >= 16 else vf_load_part(target, m, 0.0)
         g = vf_nfma(of.q_high, q, vf_nfma(of.q_low, q, g))
     write_vector(out, g, m, False)
+
+
+cdef inline void write_mixed_columns(const float* x, const float* target, Py_ssize_t n, const MixedExp* of, How how,
+                                     float* out, float* hess) noexcept nogil:
+    """write_mixed of n columns."""
+    cdef Py_ssize_t full = n - n % 16
+    cdef Py_ssize_t i
+    for i in range(0, full, 16):
+        write_mixed(x + i, target + i if target != NULL else NULL, 16, of, how, out + i,
+                    hess + i if hess != NULL else NULL)
+    if full < n:
+        write_mixed(x + full, target + full if target != NULL else NULL, n - full, of, how, out + full,
+                    hess + full if hess != NULL else NULL)
 
 
 cdef inline double mixed_at_top(const Mix* mix, const Rows* r, int lane, real x, real target, double w) noexcept nogil:
@@ -273,14 +293,14 @@ cdef inline double mixed_at_top(const Mix* mix, const Rows* r, int lane, real x,
 
 cdef inline bint mixes_floats(const Softmax* t, const Rows* r, int lane) noexcept nogil:
     """Whether write_mixed_chunk can write a row of no more than float32."""
-    return (t.kind == CROSS_ENTROPY and (t.soft or t.smoothing > 0.0) and t.weight == NULL and holds(r.q_factor[lane])
-            and (t.hess == NULL or hess_from_grad(r, lane)))
+    return mixes(t) and t.weight == NULL and holds(r.q_factor[lane]) and (t.hess == NULL or hess_from_grad(r, lane))
 
 
 cdef void write_mixed_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t n, const Rows* r, int lane,
-                            const ScaledExp* scaled) noexcept nogil:
+                            const ScaledExp* scaled, const float* kept) noexcept nogil:
     """write_chunk for soft targets or label smoothing without class weights, in float32: in one pass, and straight to
-    where the entries belong if nothing is to be converted or to go past the caches."""
+    where the entries belong if nothing is to be converted or to go past the caches. kept: NULL, or what the row has
+    kept instead of logits."""
     cdef float buffer[CHUNK]
     cdef float targets[CHUNK]
     cdef float g[CHUNK]
@@ -288,9 +308,7 @@ cdef void write_mixed_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column,
     cdef Py_ssize_t start = row * t.classes + column
     cdef Py_ssize_t label = <Py_ssize_t>r.label[lane] - column
     cdef Py_ssize_t top = <Py_ssize_t>r.peak[lane] - column
-    cdef Py_ssize_t full = n - n % 16
-    cdef Py_ssize_t i
-    cdef const float* x = load(t.logits, t.code, start, n, buffer)
+    cdef const float* x = load(t.logits, t.code, start, n, buffer) if kept == NULL else kept + column
     cdef const float* target = NULL
     cdef bint direct = t.code == F32 and not t.stream
     cdef float* out = <float*>t.grad + start if direct else g
@@ -307,15 +325,17 @@ cdef void write_mixed_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column,
         hess = <float*>t.hess + start if direct else h
     if t.soft:
         target = load(t.target, t.target_code, start, n, targets)
-        label = top
-        if 0 <= top < n:
+        label = <Py_ssize_t>r.apart[lane] - column
+        if 0 <= label < n:
             # Before anything is written: out may be x.
-            special = mixed_at_top(&mix, r, lane, x[top], target[top], 1.0)
-    for i in range(0, full, 16):
-        write_mixed(x + i, target + i if target != NULL else NULL, 16, &of, out + i, hess + i if hess != NULL else NULL)
-    if full < n:
-        write_mixed(x + full, target + full if target != NULL else NULL, n - full, &of, out + full,
-                    hess + full if hess != NULL else NULL)
+            special = mixed_at_top(&mix, r, lane, <float>r.logit[lane] if r.unshifted[lane] else x[label],
+                                   target[label], 1.0)
+    if scaled.how == KEPT_POWERS:
+        write_mixed_columns(x, target, n, &of, KEPT_POWERS, out, hess)
+    elif scaled.how == UNSHIFTED:
+        write_mixed_columns(x, target, n, &of, UNSHIFTED, out, hess)
+    else:
+        write_mixed_columns(x, target, n, &of, SHIFTED, out, hess)
     if 0 <= label < n:
         out[label] = <float>special
     if hess != NULL and 0 <= top < n:

@@ -891,7 +891,7 @@ cdef void write_wide_lanes(const Softmax* t, Py_ssize_t first, Py_ssize_t n, con
         if goes_apart(r, &factors, i):
             # First of all: this reads the logits, which outputs may replace.
             some_apart = True
-            write_columns(t, first + i, 0, t.classes, NULL, r, i, <float>0)
+            write_columns(t, first + i, 0, t.classes, NULL, NULL, r, i, <float>0)
     write_short_rows(t, first, n, r, &factors, some_apart, vf_load(labels), vf_load(at_labels), label_e, label_low, e,
                      low, buffer)
 

@@ -8,6 +8,9 @@
 # in float32, which is at most 1/22 of it: no exponential is rounded for it. Its error is below 2^-25.6, of
 # the cubic in t, and 2^-25.4, of eight roundings by 2^-24 of 1/22 of it; 0.8 ulp together, at most.
 #
+# One class is left out of the sum, and its exponential added with more digits: the label, or the class of a large
+# probability. If it is most of the sum, its loss is small, and has all its digits; if another one is, losses are not.
+#
 # For gradients, powers and t of rows that are not too long are kept. An entry of the gradient is three operations then,
 # and is rounded once.
 
@@ -32,7 +35,12 @@ cdef struct RowSum:
 
 cdef inline bint unshiftable(const Softmax* t) noexcept nogil:
     """Whether rows of this call, if they are long, may need no shift."""
-    return t.code != F64 and t.inner == 1 and (plain(t) or t.kind != CROSS_ENTROPY)
+    return t.code != F64 and t.inner == 1
+
+
+cdef inline bint has_options(const Softmax* t) noexcept nogil:
+    """Whether its loss takes more than the sum."""
+    return t.kind == CROSS_ENTROPY and not plain(t)
 
 
 cdef inline RowSum nothing_summed() noexcept nogil:
@@ -168,59 +176,175 @@ cdef bint sum_row(const Softmax* t, Py_ssize_t row, Py_ssize_t hole, const RowSc
 
 cdef struct Unshifted:
     # Of 16 rows.
-    double label_term[LANES]     # e^x_y, 1 without label ...
-    float label_power[LANES]     # ... and the two numbers that sums would have for it
-    float label_t[LANES]
-    double rest[LANES]           # sum over all classes but the label
+    Py_ssize_t hole[LANES]       # what the sum leaves out: the label, or a class of large probability; -1 if nothing
+    double hole_term[LANES]      # its exponential, 1 if there is none ...
+    float hole_power[LANES]      # ... and the two numbers that sums would have for it
+    float hole_t[LANES]
+    double rest[LANES]           # sum over all other classes
     double loss[LANES]           # of those that are done
+    double z[LANES]
 
 
-cdef void read_label_terms(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r, Unshifted* u) noexcept nogil:
+cdef void begin_unshifted(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r, Unshifted* u) noexcept nogil:
+    cdef int i
+    memset(u, 0, sizeof(Unshifted))
+    for i in range(LANES):
+        u.hole[i] = -1
+        u.hole_term[i] = 1.0
+    if t.kind != CROSS_ENTROPY or t.soft:
+        return
+    for i in range(<int>n):
+        if r.label[i] >= 0:
+            u.hole[i] = <Py_ssize_t>r.label[i]
+            r.logit[i] = load_one(t.logits, t.code, (first + i) * t.classes + u.hole[i])
+    set_hole_terms(r, u)
+
+
+cdef void set_hole_terms(const Rows* r, Unshifted* u) noexcept nogil:
     cdef float logits[LANES]
     cdef Exponents k = cut_exponents_of(0.0, False)
     cdef Exponents of_sums = cut_exponents_of(0.0, True)
     cdef vf y, e, low, power, rest
     cdef int i
-    memset(u, 0, sizeof(Unshifted))
-    for i in range(LANES):
-        u.label_term[i] = 1.0
-    if t.kind != CROSS_ENTROPY:
-        return
-    for i in range(<int>n):
-        if r.label[i] >= 0:
-            r.logit[i] = load_one(t.logits, t.code, (first + i) * t.classes + r.label[i])
     for i in range(LANES):
         logits[i] = <float>r.logit[i]
     y = vf_min(vf_set(<float>CEILING), vf_max(k.floor, vf_load(logits)))
     e = exp_with_low(y, &k, &low)
-    set_terms(e, low, u.label_term)
+    set_terms(e, low, u.hole_term)
     exp_parts_of(y, &of_sums, True, &power, &rest)
-    vf_store(u.label_power, power)
-    vf_store(u.label_t, rest)
+    vf_store(u.hole_power, power)
+    vf_store(u.hole_t, rest)
 
 
-cdef inline bint may_go_unshifted(const Softmax* t, Py_ssize_t row, const Rows* r, int lane) noexcept nogil:
-    """As far as label and first logits tell: its sum has the last word."""
-    return ((t.kind != CROSS_ENTROPY or LOWEST_LABEL <= r.logit[lane] <= HIGHEST_LABEL)
+cdef inline vf largest_of_four(const float* p, Py_ssize_t n) noexcept nogil:
+    """In each lane, of the first n <= WIDE numbers and 0."""
+    cdef vf zero = vf_set(0.0)
+    if n >= WIDE:
+        return vf_max(vf_max(vf_load(p), vf_max(vf_load(p + LANES), zero)),
+                      vf_max(vf_load(p + 2 * LANES), vf_max(vf_load(p + 3 * LANES), zero)))
+    return vf_max(vf_max(load_first(p, n), load_first(p + LANES, n - LANES)),
+                  vf_max(load_first(p + 2 * LANES, n - 2 * LANES),
+                         load_first(p + 3 * LANES, n - 3 * LANES)))
+
+
+cdef Py_ssize_t large_target(const Softmax* t, Py_ssize_t row, Py_ssize_t group) noexcept nogil:
+    """The first class of a group with a probability above 1/2; -1 if there is none."""
+    cdef float buffer[CHUNK]
+    cdef const float* target
+    cdef vf half = vf_set(0.5)
+    cdef Py_ssize_t column = group * GROUP
+    cdef Py_ssize_t last = min(column + GROUP, t.classes)
+    cdef Py_ssize_t n, i, k
+    while column < last:
+        n = min(<Py_ssize_t>CHUNK, last - column)
+        target = load(t.target, t.target_code, row * t.classes + column, n, &buffer[0])
+        for i in range(0, n, 64):      # WIDE
+            if vf_any_less(half, largest_of_four(target + i, n - i)):
+                for k in range(i, n):
+                    if target[k] > <float>0.5:
+                        return column + k
+        column += n
+    return -1
+
+
+cdef void find_hole(const Softmax* t, Py_ssize_t row, const RowScan* parts, Rows* r, Unshifted* u,
+                    int lane) noexcept nogil:
+    """Of class probabilities: the one class that may be most of a sum and all of a small loss. In the groups that
+    threads share, it is in parts, unless that is NULL."""
+    cdef Py_ssize_t group, at
+    for group in range(groups_of(t)):
+        at = <Py_ssize_t>parts[group].top_at if parts != NULL else large_target(t, row, group)
+        if at >= 0:
+            u.hole[lane] = at
+            r.logit[lane] = load_one(t.logits, t.code, row * t.classes + at)
+            set_hole_terms(r, u)
+            return
+
+
+cdef inline bint may_go_unshifted(const Softmax* t, Py_ssize_t row, const Rows* r, const Unshifted* u,
+                                  int lane) noexcept nogil:
+    """As far as the class that is left out and the first logits tell: its sum has the last word."""
+    return ((u.hole[lane] < 0 or LOWEST_LABEL <= r.logit[lane] <= HIGHEST_LABEL)
             and not begins_too_large(t, row))
 
 
 cdef bint take_sum(const Softmax* t, double sum, Unshifted* u, Rows* r, int lane) noexcept nogil:
-    """What outputs are made of, from the sum over all classes but the label: False if the row needs a shift."""
+    """What outputs are made of, from the sum over all classes but the hole: False if the row needs a shift."""
     if not sum >= SMALLEST_SUM:
         return False
+    r.total[lane] = sum + u.hole_term[lane] if u.hole[lane] >= 0 else sum
     # The logarithm of a sum near 1 has fewer digits than the sum.
-    if t.kind == LOGSUMEXP and 0.6 < sum < 1.7:
+    if (t.kind == LOGSUMEXP or t.z_loss > 0.0) and 0.6 < r.total[lane] < 1.7:
         return False
     u.rest[lane] = sum
     r.unshifted[lane] = True
-    r.total[lane] = sum
     r.p_factor[lane] = 1.0
     if t.kind == CROSS_ENTROPY:
-        r.total[lane] = sum + u.label_term[lane]
         r.p_factor[lane] = r.sample[lane] * r.class_weight[lane] / t.divisor
         r.special[lane] = -(sum * (r.p_factor[lane] / r.total[lane]))
     return True
+
+
+cdef void mix_group(const Softmax* t, Py_ssize_t row, Py_ssize_t group, RowScan* part) noexcept nogil:
+    """OUT q_sum and q_gap of the classes of a group, from part.reference on."""
+    cdef float buffer[CHUNK]
+    cdef Py_ssize_t column = group * GROUP
+    cdef Py_ssize_t last = min(column + GROUP, t.classes)
+    cdef Py_ssize_t n
+    part.q_sum = 0.0
+    part.q_gap = 0.0
+    while column < last:
+        n = min(<Py_ssize_t>CHUNK, last - column)
+        mix_columns(t, row, column, n, load(t.logits, t.code, row * t.classes + column, n, &buffer[0]), part)
+        column += n
+
+
+cdef inline uint64_t exponent_bits(double sum) noexcept nogil:
+    return fl_bits_f64(sum) >> 52
+
+
+cdef void set_reference(const Unshifted* u, Rows* r, int lane) noexcept nogil:
+    """OUT maximum, which gaps are measured from: log S to within 1/2, so that losses are no differences of larger
+    numbers; exactly the logit of a class that is most of S."""
+    r.maximum[lane] = r.logit[lane]
+    if u.hole[lane] < 0 or u.hole_term[lane] < u.rest[lane]:
+        r.maximum[lane] = <float>((<double>exponent_bits(r.total[lane]) - 1022.5) * FL_LN2_HI)
+
+
+cdef void take_options(const Softmax* t, Py_ssize_t row, RowScan* parts, Unshifted* u, Rows* r,
+                       int lane) noexcept nogil:
+    """Losses and factors of a row with smoothing, class probabilities or z-loss. parts: what threads have left of
+    mix_group, or NULL."""
+    cdef double anchor = r.logit[lane]
+    cdef double term = u.hole_term[lane]
+    cdef double rest = u.rest[lane]
+    cdef RowScan own
+    cdef RowScan* part = &own
+    cdef Py_ssize_t group
+    r.q_sum[lane] = 0.0
+    r.q_gap[lane] = 0.0
+    own.reference = r.maximum[lane]
+    if mixes(t):
+        for group in range(groups_of(t)):
+            if parts != NULL:
+                part = parts + group
+            else:
+                mix_group(t, row, group, part)
+            r.q_sum[lane] += part.q_sum
+            r.q_gap[lane] += part.q_gap
+    # log S = anchor + log(1 + rest / term), also where no class is left out
+    if u.hole[lane] < 0:
+        anchor = <double>exponent_bits(r.total[lane]) - 1023.0
+        anchor = fma(anchor, FL_LN2_HI, anchor * FL_LN2_LO)
+        term = fl_double_bits(exponent_bits(r.total[lane]) << 52)
+        rest = r.total[lane] - term
+    r.loss[lane] = log_of(1.0, rest / term)
+    r.log_total[lane] = r.loss[lane] + (anchor - r.maximum[lane])
+    r.rest[lane] = u.rest[lane]
+    r.apart[lane] = u.hole[lane]
+    finish_options(t, r, lane)
+    u.loss[lane] = r.loss[lane]
+    u.z[lane] = r.z[lane]
 
 
 cdef void find_peak(const Softmax* t, Py_ssize_t row, const Unshifted* u, Rows* r, int lane) noexcept nogil:
@@ -233,9 +357,9 @@ cdef void find_peak(const Softmax* t, Py_ssize_t row, const Unshifted* u, Rows* 
     cdef Py_ssize_t column = 0
     cdef Py_ssize_t n
     r.peak[lane] = -1
-    if t.kind == CROSS_ENTROPY and u.label_term[lane] >= u.rest[lane]:
-        r.peak[lane] = r.label[lane]
-        r.peak_term[lane] = u.label_term[lane]
+    if u.hole[lane] >= 0 and u.hole_term[lane] >= u.rest[lane]:
+        r.peak[lane] = u.hole[lane]
+        r.peak_term[lane] = u.hole_term[lane]
         r.rest_of_peak[lane] = u.rest[lane]
         return
     while column < t.classes:
@@ -247,7 +371,8 @@ cdef void find_peak(const Softmax* t, Py_ssize_t row, const Unshifted* u, Rows* 
                                             floor_of(0.0, <double>0))
             if r.peak_term[lane] > 0.5 * r.total[lane]:
                 r.peak[lane] = column + top_at
-                r.maximum[lane] = top
+                if t.kind == LOG_SOFTMAX:
+                    r.maximum[lane] = top
                 sum_row(t, row, column + top_at, NULL, NULL, &r.rest_of_peak[lane])
                 return
         column += n
@@ -293,25 +418,11 @@ cdef void write_converted(const Softmax* t, Py_ssize_t row, const Rows* r, int l
             store(t.hess, t.code, row * t.classes + column, n, h, t.stream)
 
 
-cdef void write_unshifted(const Softmax* t, Py_ssize_t row, Rows* r, int lane, const float* kept) noexcept nogil:
-    """Outputs of a row. kept: as plus_block has it, or NULL."""
-    cdef ScaledExp scaled
-    # Which way does not depend on whether a Hessian is wanted, too: gradients have the same bits.
-    if (kept != NULL and set_kept(&scaled, r.p_factor[lane] / r.total[lane])
-            and (holds(r.p_factor[lane]) or (t.hess == NULL and r.p_factor[lane] == 0.0))):
-        if t.code == F32:
-            write_plain(t, row, 0, t.classes, r, lane, &scaled, kept)
-        else:
-            write_converted(t, row, r, lane, &scaled, kept)
-    else:
-        write_columns(t, row, 0, t.classes, NULL, r, lane, <float>0)
-
-
 cdef void set_unshifted_losses(const Softmax* t, const Rows* r, Unshifted* u) noexcept nogil:
     cdef int i
-    if t.kind == SOFTMAX or t.kind == LOG_SOFTMAX:
+    if not (plain(t) or t.kind == LOGSUMEXP):
         return
-    losses_from_sums(u.rest, u.label_term, 1.0 if t.kind == CROSS_ENTROPY else 0.0, u.loss)
+    losses_from_sums(u.rest, u.hole_term, 1.0 if t.kind == CROSS_ENTROPY else 0.0, u.loss)
     for i in range(LANES):
         u.loss[i] = times(r.sample[i] * r.class_weight[i], u.loss[i])
 
@@ -321,35 +432,43 @@ cdef inline void take_losses(const Unshifted* u, Rows* r) noexcept nogil:
     cdef int i
     for i in range(LANES):
         r.loss[i] = u.loss[i] if r.label[i] == DONE else r.loss[i]
+        r.z[i] = u.z[i] if r.label[i] == DONE else r.z[i]
 
 
 cdef Py_ssize_t unshifted_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r,
                                Unshifted* u) noexcept nogil:
     """Outputs, and losses in u, of those of n rows that need no shift: their labels become DONE. How many are left."""
-    cdef float kept[8192]     # 2 KEPT_CLASSES
-    cdef bint keep = t.grad != NULL and t.kind != LOG_SOFTMAX and t.classes <= KEPT_CLASSES
+    cdef float powers[8192]     # 2 KEPT_CLASSES
+    cdef float* kept = NULL
     cdef Py_ssize_t left = 0
-    cdef Py_ssize_t label
+    cdef Py_ssize_t row, hole
     cdef double sum
     cdef int lane
-    read_label_terms(t, first, n, r, u)
+    if t.grad != NULL and t.kind != LOG_SOFTMAX and t.classes <= KEPT_CLASSES:
+        kept = powers
+    begin_unshifted(t, first, n, r, u)
     for lane in range(<int>n):
+        row = first + lane
         if r.label[lane] == IGNORED:
             if t.grad != NULL:
-                write_columns(t, first + lane, 0, t.classes, NULL, r, lane, <float>0)
+                write_columns(t, row, 0, t.classes, NULL, NULL, r, lane, <float>0)
             continue
-        label = label_of(t, r, lane)
-        if not (may_go_unshifted(t, first + lane, r, lane)
-                and sum_row(t, first + lane, label, NULL, kept if keep else NULL, &sum)
+        if t.soft:
+            find_hole(t, row, NULL, r, u, lane)
+        hole = u.hole[lane]
+        if not (may_go_unshifted(t, row, r, u, lane) and sum_row(t, row, hole, NULL, kept, &sum)
                 and take_sum(t, sum, u, r, lane)):
             left += 1
             continue
+        if has_options(t):
+            set_reference(u, r, lane)
+            take_options(t, row, NULL, u, r, lane)
         if t.grad != NULL:
-            if keep and label >= 0:
-                kept[label] = u.label_power[lane]
-                kept[KEPT_CLASSES + label] = u.label_t[lane]
-            finish_row(t, first + lane, u, r, lane)
-            write_unshifted(t, first + lane, r, lane, kept if keep else NULL)
+            if kept != NULL and hole >= 0:
+                kept[hole] = u.hole_power[lane]
+                kept[KEPT_CLASSES + hole] = u.hole_t[lane]
+            finish_row(t, row, u, r, lane)
+            write_columns(t, row, 0, t.classes, NULL, kept, r, lane, <float>0)
         r.label[lane] = DONE
     set_unshifted_losses(t, r, u)
     return left
@@ -357,7 +476,18 @@ cdef Py_ssize_t unshifted_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n,
 
 # ------------------------------------------------------------------------------- one row, shared by the threads
 
+cdef void shared_target(void* task, Py_ssize_t group) noexcept nogil:
+    cdef SharedRow* s = <SharedRow*>task
+    s.parts[group].top_at = large_target(s.softmax, s.row, group)
+
+
 cdef void shared_sum(void* task, Py_ssize_t group) noexcept nogil:
     cdef SharedRow* s = <SharedRow*>task
     s.parts[group].others.high = sum_part(s.softmax, s.row, group * GROUP, min((group + 1) * GROUP, s.softmax.classes),
-                                          s.label, NULL)
+                                          s.hole, NULL)
+
+
+cdef void shared_mix(void* task, Py_ssize_t group) noexcept nogil:
+    cdef SharedRow* s = <SharedRow*>task
+    s.parts[group].reference = s.rows.maximum[0]
+    mix_group(s.softmax, s.row, group, s.parts + group)

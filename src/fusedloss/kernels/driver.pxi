@@ -533,7 +533,8 @@ cdef int share_rows(Softmax* t, int threads) except -1:
                 set_reference(&u, &r, 0)
                 if mixes(t):
                     run(shared_mix, &s, groups, threads, ns)
-                take_options(t, s.row, s.parts, &u, &r, 0)
+                    mix_row(t, s.row, s.parts, &r, 0)
+                take_options(t, &u, &r, 0)
         if r.label[0] != IGNORED and not done:
             run(shared_scan_double if wide else shared_scan_float, &s, groups, threads, ns)
             merge_parts(&s)

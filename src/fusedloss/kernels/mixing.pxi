@@ -138,7 +138,6 @@ cdef inline void add_floats(const float* x, const float* target, Py_ssize_t m, d
     if even:
         gap[0] = vf_add(gap[0], g)
     if target != NULL:
-        fl_prefetch(target + FETCHED)
         v = vf_load(target) if m >= 16 else vf_load_part(target, m, 0.0)
         q[0] = vf_add(q[0], v)
         product[0] = vf_fma(v, vf_if_equal(v, vf_set(0.0), v, g), product[0])
@@ -158,6 +157,12 @@ cdef inline void mixed_sums_of_floats(const float* x, const float* target, Py_ss
     for i in range(0, n, 64):      # WIDE
         q = r = product = other = gap = second = zero
         t = target + i if target != NULL else NULL
+        if target != NULL:
+            # Here, not in each vector's turn: 5 to 10 % of the time.
+            fl_prefetch(target + i + FETCHED)
+            fl_prefetch(target + i + FETCHED + 16)
+            fl_prefetch(target + i + FETCHED + 32)
+            fl_prefetch(target + i + FETCHED + 48)
         if i + 64 <= n:
             add_floats(x + i, t, 16, reference, even, &q, &product, &gap)
             add_floats(x + i + 16, t + 16 if t != NULL else NULL, 16, reference, even, &q, &product, &gap)

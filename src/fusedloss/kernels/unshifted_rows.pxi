@@ -311,27 +311,28 @@ cdef void set_reference(const Unshifted* u, Rows* r, int lane) noexcept nogil:
         r.maximum[lane] = <float>((<double>exponent_bits(r.total[lane]) - 1022.5) * FL_LN2_HI)
 
 
-cdef void take_options(const Softmax* t, Py_ssize_t row, RowScan* parts, Unshifted* u, Rows* r,
-                       int lane) noexcept nogil:
-    """Losses and factors of a row with smoothing, class probabilities or z-loss. parts: what threads have left of
-    mix_group, or NULL."""
-    cdef double anchor = r.logit[lane]
-    cdef double term = u.hole_term[lane]
-    cdef double rest = u.rest[lane]
+cdef void mix_row(const Softmax* t, Py_ssize_t row, RowScan* parts, Rows* r, int lane) noexcept nogil:
+    """OUT q_sum and q_gap. parts: what threads have left of mix_group, or NULL."""
     cdef RowScan own
     cdef RowScan* part = &own
     cdef Py_ssize_t group
     r.q_sum[lane] = 0.0
     r.q_gap[lane] = 0.0
     own.reference = r.maximum[lane]
-    if mixes(t):
-        for group in range(groups_of(t)):
-            if parts != NULL:
-                part = parts + group
-            else:
-                mix_group(t, row, group, part)
-            r.q_sum[lane] += part.q_sum
-            r.q_gap[lane] += part.q_gap
+    for group in range(groups_of(t)):
+        if parts != NULL:
+            part = parts + group
+        else:
+            mix_group(t, row, group, part)
+        r.q_sum[lane] += part.q_sum
+        r.q_gap[lane] += part.q_gap
+
+
+cdef void take_options(const Softmax* t, Unshifted* u, Rows* r, int lane) noexcept nogil:
+    """Losses and factors of a row with smoothing, class probabilities or z-loss, from its sums."""
+    cdef double anchor = r.logit[lane]
+    cdef double term = u.hole_term[lane]
+    cdef double rest = u.rest[lane]
     # log S = anchor + log(1 + rest / term), also where no class is left out
     if u.hole[lane] < 0:
         anchor = <double>exponent_bits(r.total[lane]) - 1023.0
@@ -462,7 +463,10 @@ cdef Py_ssize_t unshifted_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n,
             continue
         if has_options(t):
             set_reference(u, r, lane)
-            take_options(t, row, NULL, u, r, lane)
+            if mixes(t):
+                mix_row(t, row, NULL, r, lane)
+            if t.grad != NULL:
+                take_options(t, u, r, lane)
         if t.grad != NULL:
             if kept != NULL and hole >= 0:
                 kept[hole] = u.hole_power[lane]
@@ -470,6 +474,11 @@ cdef Py_ssize_t unshifted_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n,
             finish_row(t, row, u, r, lane)
             write_columns(t, row, 0, t.classes, NULL, kept, r, lane, <float>0)
         r.label[lane] = DONE
+    if has_options(t) and t.grad == NULL:
+        # Here, where those of one row do not wait for those of another.
+        for lane in range(<int>n):
+            if r.label[lane] == DONE:
+                take_options(t, u, r, lane)
     set_unshifted_losses(t, r, u)
     return left
 

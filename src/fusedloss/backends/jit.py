@@ -1593,6 +1593,9 @@ def _mse_loss(
             total, error = _piece_sum(t[:count], total, error)
             for i in range(count):
                 error += rests[i]
+        elif with_grad and rounded and weight_kind == ABSENT:
+            for i in range(count):
+                x[i] = (x[i] - t[i]) * inverse
         elif with_grad:
             for i in range(count):
                 x[i] -= t[i]
@@ -1600,8 +1603,9 @@ def _mse_loss(
             _store_flat(t, count, values, value_kind, first)
         if with_grad:
             if rounded and weight_kind == ABSENT:
-                for i in range(count):
-                    x[i] *= inverse
+                if with_value:
+                    for i in range(count):
+                        x[i] *= inverse
             elif rounded:
                 for i in range(count):
                     x[i] = w[i] * x[i] * inverse
@@ -1613,11 +1617,13 @@ def _mse_loss(
             for i in range(count):
                 t[i] = w[i] / half_D
             _store_flat(t, count, hessians, kind, first)
-    if with_hess and weight_kind == ABSENT:  # one number for all, much faster stored at the end
-        for first in range(0, size, ITEM_TILE):
-            count = min(ITEM_TILE, size - first)
-            x[:count] = 1.0 / half_D  # anew each time, as storing may write over it
-            _store_flat(x, count, hessians, kind, first)
+    if with_hess and weight_kind == ABSENT and size > 0:  # a tile of one number, and copies of it
+        x[:] = 1.0 / half_D
+        _store_flat(x, tile, hessians, kind, ZERO)
+        done = tile * _width(kind)
+        for first in range(done, hessians.size, done):
+            count = min(done, hessians.size - first)
+            _copy(hessians[:count], hessians[first : first + count])
     return _quotient(total, error, D, D_error) if mean else _sum_of(total, error)
 
 

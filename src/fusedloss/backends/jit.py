@@ -1534,6 +1534,13 @@ def _binary_cross_entropy(
     return True, _quotient(total, error, float(size), 0.0) if mean else _sum_of(total, error)
 
 
+@_part
+def _scaled_differences(x, t, factor, out):
+    """out = factor (x - t) for float32, in float64; out may be x or t."""
+    for i in range(out.size):
+        out[i] = (np.float64(x[i]) - np.float64(t[i])) * factor
+
+
 @_jit
 def _mse_loss(
     input,
@@ -1571,7 +1578,13 @@ def _mse_loss(
     half_D = 0.5 * _sum_of(D, D_error)
     inverse = 1.0 / half_D  # to multiply by where that is exact enough
     total = error = 0.0
-    for first in range(0, size, ITEM_TILE):
+    # Without a value, float32 alone needs none of what tiles are for, and takes half the time.
+    direct = kind == target_kind == FLOAT32 and weight_kind == ABSENT and not with_value
+    if direct:
+        _scaled_differences(
+            input.view(np.float32), target.view(np.float32), inverse, grads.view(np.float32)
+        )
+    for first in range(0, 0 if direct else size, ITEM_TILE):
         count = min(ITEM_TILE, size - first)
         _load_flat(input, kind, NO, first, count, x)
         _load_flat(target, target_kind, rounded, first, count, t)
@@ -1593,9 +1606,6 @@ def _mse_loss(
             total, error = _piece_sum(t[:count], total, error)
             for i in range(count):
                 error += rests[i]
-        elif with_grad and rounded and weight_kind == ABSENT:
-            for i in range(count):
-                x[i] = (x[i] - t[i]) * inverse
         elif with_grad:
             for i in range(count):
                 x[i] -= t[i]
@@ -1603,9 +1613,8 @@ def _mse_loss(
             _store_flat(t, count, values, value_kind, first)
         if with_grad:
             if rounded and weight_kind == ABSENT:
-                if with_value:
-                    for i in range(count):
-                        x[i] *= inverse
+                for i in range(count):
+                    x[i] *= inverse
             elif rounded:
                 for i in range(count):
                     x[i] = w[i] * x[i] * inverse

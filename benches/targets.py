@@ -85,10 +85,6 @@ REASONS: dict[str, str] = {
         "x86-64-v3 11 cycles a line, where rows of 100 classes take 10 to be transposed and 19 for "
         "exp and sums in float64. Tried: as with few classes."
     ),
-    "Numba backend on large rows, against the NumPy backend": (
-        "One thread, so that it survives a fork: two reads and two writes of 80 MB, whose lines "
-        "are read first, in 42 ms are 11 GB/s, what one core reads. NumPy computes little here."
-    ),
 }
 
 # What one core needs at least, in cycles, for 16 items of float32 whose data are in its caches: the

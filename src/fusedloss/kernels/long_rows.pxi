@@ -284,14 +284,15 @@ cdef inline void write_line(float* out, const float* values, Py_ssize_t n) noexc
 
 cdef void write_plain(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t last, const Rows* r, int lane,
                       const ScaledExp* scaled, const float* kept) noexcept nogil:
-    """Gradient and Hessian of a plain loss of float32, or the softmax, of a row's columns column..last. The entries of
-    label and peak, which have formulae of their own, are put where they belong. kept: NULL, or what write_scaled_exp
+    """Gradient and Hessian of a plain loss of float32, the softmax or its logarithm, of a row's columns column..last.
+    The entries of label and peak, which have formulae of their own, are put where they belong. kept: NULL, or what write_scaled_exp
     takes instead of logits."""
     cdef const float* logits = <const float*>t.logits + row * t.classes
     cdef const float* x = logits if kept == NULL else kept
     cdef float* g = <float*>t.grad + row * t.classes
     cdef float* h = NULL
     cdef float back = 0.0
+    cdef float special = <float>r.special[lane]
     cdef Py_ssize_t label = <Py_ssize_t>r.label[lane] if t.kind == CROSS_ENTROPY else -1
     cdef Py_ssize_t peak = -1
     cdef float g_line[LANES]
@@ -301,10 +302,13 @@ cdef void write_plain(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
     # Reading, which would pause while outputs are written, goes on with the rows that are next. Three quarters of the
     # second-level cache are enough for these and those.
     cdef const float* ahead = logits
-    if kept != NULL:
+    if r.unshifted[lane] and t.classes <= COLUMNS:
         ahead = logits + t.classes
     elif t.stream and t.classes <= 65536:
         ahead = logits + (LANES if t.classes <= COLUMNS else 1) * t.classes
+    if t.kind == LOG_SOFTMAX:
+        label = <Py_ssize_t>r.peak[lane]
+        special = <float>-r.log_total[lane]
     if t.hess != NULL:
         h = <float*>t.hess + row * t.classes
         back = <float>(1.0 / r.p_factor[lane])
@@ -322,7 +326,7 @@ cdef void write_plain(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
             write_scaled_exp(x + column, end - column, scaled, g_line, h_line if h != NULL else NULL, back,
                              ahead + column, False)
             if column <= label < end:
-                g_line[label - column] = <float>r.special[lane]
+                g_line[label - column] = special
             if column <= peak < end:
                 h_line[peak - column] = <float>hessian_at_peak(r, lane)
             write_line(g + column, g_line, end - column)
@@ -332,7 +336,7 @@ cdef void write_plain(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
             write_scaled_exp(x + column, end - column, scaled, g + column, h + column if h != NULL else NULL, back,
                              ahead + column, t.stream)
             if column <= label < end:
-                g[label] = <float>r.special[lane]
+                g[label] = special
             if column <= peak < end:
                 h[peak] = <float>hessian_at_peak(r, lane)
         column = end
@@ -523,6 +527,10 @@ cdef void write_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_
             memset(t.grad + start, 0, size)
         if t.hess != NULL:
             memset(t.hess + start, 0, size)
+        return
+    if t.kind == LOG_SOFTMAX and t.code == F32 and -LARGE < r.maximum[lane] < LARGE:
+        set_logarithms(&scaled, r.maximum[lane], one_nan(r.log_total[lane]))
+        write_plain(t, row, column, last, r, lane, &scaled, NULL)
         return
     if real is float and t.kind != LOG_SOFTMAX:
         # Powers are of use whether a Hessian is wanted, too, or not: gradients have the same bits.

@@ -265,9 +265,33 @@ static inline vf vf_load_part(const float *p, long n, float rest) {
     return FL_F(_mm256_blendv_ps(fill, _mm256_maskload_ps(p, a), _mm256_castsi256_ps(a)),
                 _mm256_blendv_ps(fill, _mm256_maskload_ps(p + 8, b), _mm256_castsi256_ps(b)));
 }
+/* Masked stores are 42 operations each on Zen 3. */
 static inline void vf_store_part(float *p, vf v, long n) {
-    _mm256_maskstore_ps(p, fl_first(n), v.a);
-    _mm256_maskstore_ps(p + 8, fl_first(n - 8), v.b);
+    __m256 eight = v.a;
+    if (n >= 8) {
+        _mm256_storeu_ps(p, eight);
+        if (n >= 16) {
+            _mm256_storeu_ps(p + 8, v.b);
+            return;
+        }
+        eight = v.b;
+        p += 8;
+    }
+    if (n <= 0)
+        return;
+    __m128 four = _mm256_castps256_ps128(eight);
+    if (n & 4) {
+        _mm_storeu_ps(p, four);
+        four = _mm256_extractf128_ps(eight, 1);
+        p += 4;
+    }
+    if (n & 2) {
+        _mm_storel_pi((__m64 *)p, four);
+        four = _mm_movehl_ps(four, four);
+        p += 2;
+    }
+    if (n & 1)
+        _mm_store_ss(p, four);
 }
 static inline void vf_store(float *p, vf a) { _mm256_storeu_ps(p, a.a); _mm256_storeu_ps(p + 8, a.b); }
 static inline void vf_stream(float *p, vf a) { _mm256_stream_ps(p, a.a); _mm256_stream_ps(p + 8, a.b); }

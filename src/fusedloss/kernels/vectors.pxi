@@ -445,10 +445,11 @@ cdef inline void exp_of_two_lanes(const double* x, const double* y, const double
 
 
 cdef enum How:
-    # What entries of a gradient are made of:
+    # What entries of an output are made of:
     SHIFTED               # e^(x - base)
     UNSHIFTED             # e^x, by the cubic
     KEPT_POWERS           # cut power + power t, which are kept
+    LOGARITHMS            # x, of which log S is subtracted
 
 cdef enum:
     KEPT_CLASSES = 4096   # classes of rows that are kept: powers, and as far behind them t, in 32 KiB
@@ -462,7 +463,7 @@ cdef struct ScaledExp:
     float floor
     float powers[8]
     float errors[8]
-    # Of powers: the factor.
+    # Of powers: the factor. Of logarithms: log S.
     float high
     float low
 
@@ -504,6 +505,15 @@ cdef bint set_kept(ScaledExp* s, double factor) noexcept nogil:
     return 1e-30 < factor < 1e30 or -1e30 < factor < -1e-30 or factor == 0.0
 
 
+cdef void set_logarithms(ScaledExp* s, double maximum, double log_total) noexcept nogil:
+    """log S = maximum + log_total, in two floats."""
+    cdef double whole = maximum + log_total
+    memset(s, 0, sizeof(ScaledExp))
+    s.how = LOGARITHMS
+    s.high = <float>whole
+    s.low = <float>(((maximum - whole) + log_total) + (whole - <double>s.high))
+
+
 cdef struct Scaled:
     # A ScaledExp in registers; offsets are powers.
     Exponents k
@@ -526,10 +536,24 @@ cdef inline Scaled scaled_of(const ScaledExp* s, float back) noexcept nogil:
     return v
 
 
+cdef float LOWEST = -3.4028234e38      # of finite floats
+
+
+cdef inline vf minus_two(vf x, vf high, vf low) noexcept nogil:
+    """x - (high + low), rounded once: TwoSum, whose error takes low with it. -inf and nan stay."""
+    cdef vf d = vf_sub(x, high)
+    cdef vf back = vf_sub(d, x)
+    cdef vf lost = vf_sub(vf_sub(x, vf_sub(d, back)), vf_add(high, back))
+    # Of -inf the error is nan, for which the maximum has a number.
+    return vf_add(d, vf_max(vf_sub(lost, low), vf_set(LOWEST)))
+
+
 cdef inline vf scaled_entry(vf x, vf t, const Scaled* s, How how) noexcept nogil:
     """factor * e^(x - base), rounded once if it is normal. Far below that 0, for -inf too; nan gives nan. Or
-    (high + low) (cut x + x t), rounded once."""
+    (high + low) (cut x + x t), rounded once. Or x - (high + low), rounded once."""
     cdef vf y, z, power
+    if how == LOGARITHMS:
+        return minus_two(x, s.high, s.low)
     if how == KEPT_POWERS:
         return vf_fma(vf_cut(x), s.high, vf_mul(x, vf_fma(t, s.high, s.low)))
     y = vf_max(s.k.floor, x if how == UNSHIFTED else vf_sub(x, s.base))
@@ -630,6 +654,10 @@ cdef void write_scaled_exp(const float* x, Py_ssize_t n, const ScaledExp* s, flo
                         stream)
         elif s.how == UNSHIFTED:
             write_lines(x + i, stop - i, &v, UNSHIFTED, out + i, hess + i if hess != NULL else NULL, ahead + i, stream)
+        elif s.how == LOGARITHMS and stream:
+            write_vectors(x + i, stop - i, &v, LOGARITHMS, out + i, NULL, ahead + i, True, False)
+        elif s.how == LOGARITHMS:
+            write_vectors(x + i, stop - i, &v, LOGARITHMS, out + i, NULL, ahead + i, False, False)
         else:
             # Few rows come here.
             write_vectors(x + i, stop - i, &v, SHIFTED, out + i, hess + i if hess != NULL else NULL, ahead + i,

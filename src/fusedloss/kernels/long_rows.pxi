@@ -285,8 +285,8 @@ cdef inline void write_line(float* out, const float* values, Py_ssize_t n) noexc
 cdef void write_plain(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t last, const Rows* r, int lane,
                       const ScaledExp* scaled, const float* kept) noexcept nogil:
     """Gradient and Hessian of a plain loss of float32, the softmax or its logarithm, of a row's columns column..last.
-    The entries of label and peak, which have formulae of their own, are put where they belong. kept: NULL, or what write_scaled_exp
-    takes instead of logits."""
+    The entries of label and peak, which have formulae of their own, are put where they belong. kept: NULL, or what
+    write_scaled_exp takes instead of logits."""
     cdef const float* logits = <const float*>t.logits + row * t.classes
     cdef const float* x = logits if kept == NULL else kept
     cdef float* g = <float*>t.grad + row * t.classes

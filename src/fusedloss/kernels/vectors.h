@@ -265,7 +265,7 @@ static inline vf vf_load_part(const float *p, long n, float rest) {
     return FL_F(_mm256_blendv_ps(fill, _mm256_maskload_ps(p, a), _mm256_castsi256_ps(a)),
                 _mm256_blendv_ps(fill, _mm256_maskload_ps(p + 8, b), _mm256_castsi256_ps(b)));
 }
-/* Masked stores are 42 operations each on Zen 3. */
+/* A masked store takes 18 cycles on Zen 3, two others 2.4. */
 static inline void vf_store_part(float *p, vf v, long n) {
     __m256 eight = v.a;
     if (n >= 8) {

@@ -141,25 +141,40 @@ def test_any_alignment_of_inputs_and_output_gives_the_same_bits(loss, kind, dtyp
 # ------------------------------------------------------------------------------------- batches
 
 
+def some_probabilities(rng, shape, dtype):
+    """Rows of them, of which every third has nearly all in one class."""
+    p = rng.random(shape)
+    p[::3, shape[1] // 2] += 5 * shape[1]
+    return (p / p.sum(axis=1, keepdims=True)).astype(numpy_dtype(dtype))
+
+
+@pytest.mark.parametrize("probabilities", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("classes", [1, 2, 3, 7, 15, 16, 17, 33, 100, 1000, 5000])
-def test_a_row_does_not_depend_on_its_batch(classes, dtype, compiled):
+def test_a_row_does_not_depend_on_its_batch(classes, dtype, probabilities, compiled):
     """Alone, in a few, among many, with one thread or several: the same loss and gradient."""
     rng = np.random.default_rng(classes)
     rows = min(3000, 400_000 // classes)
     x = normal_logits(rng, (rows, classes), dtype)
+    # Among them rows that need more care, and rows without a softmax
+    x[1::9] *= 20
+    x[5::14] += 100
+    x[12::17, classes // 2] = np.inf
+    x[8::19, 0] = np.nan
     labels = rng.integers(classes, size=rows)
-    options = {"label_smoothing": 0.1, "z_loss": 0.01, "reduction": "none"}
-    for more in ({}, options):
+    target = some_probabilities(rng, x.shape, dtype) if probabilities else labels
+    for more in ({}, {"label_smoothing": 0.1}, {"label_smoothing": 0.1, "z_loss": 0.01}):
         more = {**more, "reduction": "none"}
-        value, grad = fl.cross_entropy.value_and_grad(x, labels, **more)
-        _, hess = fl.cross_entropy.grad_and_hess(x, labels, **more)
-        for start, count in ((0, 1), (5, 1), (3, 2), (1, 15), (7, 16), (2, 17), (11, 40)):
+        value, grad = fl.cross_entropy.value_and_grad(x, target, **more)
+        _, hess = fl.cross_entropy.grad_and_hess(x, target, **more)
+        for start, count in ((0, 1), (5, 1), (12, 1), (3, 2), (1, 15), (7, 16), (2, 17), (11, 40)):
             part = slice(start, start + count)
-            got = fl.cross_entropy.value_and_grad(x[part], labels[part], **more)
+            got = fl.cross_entropy(x[part], target[part], **more)
+            assert same_bits(got, value[part]), (start, count)
+            got = fl.cross_entropy.value_and_grad(x[part], target[part], **more)
             assert same_bits(got[0], value[part]), (start, count)
             assert same_bits(got[1], grad[part]), (start, count)
-            got = fl.cross_entropy.grad_and_hess(x[part], labels[part], **more)
+            got = fl.cross_entropy.grad_and_hess(x[part], target[part], **more)
             assert same_bits(got[1], hess[part]), (start, count)
 
 
@@ -169,11 +184,13 @@ def test_a_long_row_does_not_depend_on_its_batch(dtype, compiled):
     rng = np.random.default_rng(1)
     x = normal_logits(rng, (17, 140_001), dtype)
     labels = rng.integers(140_001, size=17)
-    for more in ({}, {"label_smoothing": 0.1, "z_loss": 0.01}):
-        whole = fl.cross_entropy.value_and_grad(x, labels, reduction="none", **more)
-        for part in (slice(0, 1), slice(3, 6), slice(2, 17)):
-            got = fl.cross_entropy.value_and_grad(x[part], labels[part], reduction="none", **more)
-            assert same_bits(got, (whole[0][part], whole[1][part])), (part, more)
+    for target in (labels, some_probabilities(rng, x.shape, dtype)):
+        for more in ({}, {"label_smoothing": 0.1, "z_loss": 0.01}):
+            more = {**more, "reduction": "none"}
+            whole = fl.cross_entropy.value_and_grad(x, target, **more)
+            for part in (slice(0, 1), slice(3, 6), slice(2, 17)):
+                got = fl.cross_entropy.value_and_grad(x[part], target[part], **more)
+                assert same_bits(got, (whole[0][part], whole[1][part])), (part, more)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -282,6 +282,15 @@ cdef inline void write_line(float* out, const float* values, Py_ssize_t n) noexc
         memcpy(out, values, n * sizeof(float))
 
 
+cdef void write_entries(const float* x, Py_ssize_t n, const ScaledExp* scaled, float* out, float* hess, float back,
+                        const float* ahead, bint stream) noexcept nogil:
+    """write_scaled_exp, or write_logarithms."""
+    if scaled.how == LOGARITHMS:
+        write_logarithms(x, n, scaled, out, ahead, stream)
+    else:
+        write_scaled_exp(x, n, scaled, out, hess, back, ahead, stream)
+
+
 cdef void write_plain(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t last, const Rows* r, int lane,
                       const ScaledExp* scaled, const float* kept) noexcept nogil:
     """Gradient and Hessian of a plain loss of float32, the softmax or its logarithm, of a row's columns column..last.
@@ -323,8 +332,8 @@ cdef void write_plain(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
         apart = end == column and stop < last
         if apart:
             end = min(last, column + LANES)
-            write_scaled_exp(x + column, end - column, scaled, g_line, h_line if h != NULL else NULL, back,
-                             ahead + column, False)
+            write_entries(x + column, end - column, scaled, g_line, h_line if h != NULL else NULL, back,
+                          ahead + column, False)
             if column <= label < end:
                 g_line[label - column] = special
             if column <= peak < end:
@@ -333,8 +342,8 @@ cdef void write_plain(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
             if h != NULL:
                 write_line(h + column, h_line, end - column)
         else:
-            write_scaled_exp(x + column, end - column, scaled, g + column, h + column if h != NULL else NULL, back,
-                             ahead + column, t.stream)
+            write_entries(x + column, end - column, scaled, g + column, h + column if h != NULL else NULL, back,
+                          ahead + column, t.stream)
             if column <= label < end:
                 g[label] = special
             if column <= peak < end:

@@ -529,7 +529,7 @@ cdef void write_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_
     cdef Py_ssize_t start = (row * t.classes + column) * size_of(t.code)
     cdef Py_ssize_t size = (last - column) * size_of(t.code)
     cdef double factor = r.p_factor[lane] / r.total[lane]
-    cdef bint some = True
+    cdef bint in_floats = True
     cdef ScaledExp scaled
     if r.label[lane] == IGNORED:
         if t.grad != NULL:
@@ -547,13 +547,13 @@ cdef void write_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_
             kept = NULL
         if kept == NULL or not set_kept(&scaled, factor):
             kept = NULL
-            some = set_scaled_exp(&scaled, factor, r.base[lane], r.scale[lane], how_of(r, lane))
-        if some and mixes_floats(t, r, lane):
+            in_floats = set_scaled_exp(&scaled, factor, r.base[lane], r.scale[lane], how_of(r, lane))
+        if in_floats and mixes_floats(t, r, lane):
             while column < last:
                 write_mixed_chunk(t, row, column, min(<Py_ssize_t>CHUNK, last - column), r, lane, &scaled, kept)
                 column += CHUNK
             return
-        if some and not mixes(t) and (t.hess == NULL or hess_from_grad(r, lane)):
+        if in_floats and not mixes(t) and (t.hess == NULL or hess_from_grad(r, lane)):
             if t.code == F32:
                 write_plain(t, row, column, last, r, lane, &scaled, kept)
                 return

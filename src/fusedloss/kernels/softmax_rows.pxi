@@ -128,7 +128,6 @@ cdef void softmax_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n) noexcep
     cdef double tops[LANES]
     cdef double term[LANES]
     cdef double log_total[LANES]
-    cdef double whole[LANES]
     cdef float top[LANES]
     cdef float high[LANES]
     cdef float low[LANES]
@@ -165,9 +164,7 @@ cdef void softmax_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n) noexcep
         for i in range(LANES):
             total = log_total[i] if (top[i] < INFINITY) & (top[i] > -INFINITY) else NAN
             log_total[i] = total
-            whole[i] = <double>top[i] + total
-            high[i] = <float>whole[i]
-            low[i] = <float>(((<double>top[i] - whole[i]) + total) + (whole[i] - <double>high[i]))
+            two_floats(<double>top[i], total, high + i, low + i)
             at_top[i] = <float>-total
     if t.kind == LOGSUMEXP:
         for i in range(<int>n):

@@ -505,13 +505,18 @@ cdef bint set_kept(ScaledExp* s, double factor) noexcept nogil:
     return 1e-30 < factor < 1e30 or -1e30 < factor < -1e-30 or factor == 0.0
 
 
+cdef inline void two_floats(double a, double b, float* high, float* low) noexcept nogil:
+    """OUT high + low = a + b, to 48 digits."""
+    cdef double whole = a + b
+    high[0] = <float>whole
+    low[0] = <float>(((a - whole) + b) + (whole - <double>high[0]))
+
+
 cdef void set_logarithms(ScaledExp* s, double maximum, double log_total) noexcept nogil:
     """log S = maximum + log_total, in two floats."""
-    cdef double whole = maximum + log_total
     memset(s, 0, sizeof(ScaledExp))
     s.how = LOGARITHMS
-    s.high = <float>whole
-    s.low = <float>(((maximum - whole) + log_total) + (whole - <double>s.high))
+    two_floats(maximum, log_total, &s.high, &s.low)
 
 
 cdef struct Scaled:

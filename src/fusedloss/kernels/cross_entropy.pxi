@@ -525,6 +525,8 @@ cdef void softmax_block(Softmax* t, Py_ssize_t block, real tag) noexcept nogil:
             group //= 2
     while first < last:
         n = min(group, last - first)
+        if t.inner == 1 and t.classes <= SHORT_ROW:
+            fetch_row_ends(t, first + n)
         if direct and direct_rows(t, first, n, weighted, &product, &count, &r):
             if t.sums != NULL and not weighted:
                 if product.factors == MULTIPLIED:

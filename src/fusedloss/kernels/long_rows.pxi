@@ -292,10 +292,10 @@ cdef void write_entries(const float* x, Py_ssize_t n, const ScaledExp* scaled, f
 
 
 cdef void write_plain(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t last, const Rows* r, int lane,
-                      const ScaledExp* scaled, const float* kept) noexcept nogil:
+                      const ScaledExp* scaled, const float* kept, SharedLines* lines) noexcept nogil:
     """Gradient and Hessian of a plain loss of float32, the softmax or its logarithm, of a row's columns column..last.
     The entries of label and peak, which have formulae of their own, are put where they belong. kept: NULL, or what
-    write_scaled_exp takes instead of logits."""
+    write_scaled_exp takes instead of logits. lines: of whole rows of up to STAGED classes, or NULL."""
     cdef const float* logits = <const float*>t.logits + row * t.classes
     cdef const float* x = logits if kept == NULL else kept
     cdef float* g = <float*>t.grad + row * t.classes
@@ -308,6 +308,12 @@ cdef void write_plain(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
     cdef float h_line[LANES]
     cdef Py_ssize_t stop, end
     cdef bint apart
+    cdef vf g_lines[66]      # STAGED numbers, and a line at both ends
+    cdef vf h_lines[66]
+    cdef float* g_numbers = <float*>g_lines
+    cdef float* h_numbers = <float*>h_lines
+    cdef float* part
+    cdef float* h_part = NULL
     # Reading, which would pause while outputs are written, goes on with the rows that are next. Three quarters of the
     # second-level cache are enough for these and those.
     cdef const float* ahead = logits
@@ -322,6 +328,20 @@ cdef void write_plain(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
         h = <float*>t.hess + row * t.classes
         back = <float>(1.0 / r.p_factor[lane])
         peak = <Py_ssize_t>r.peak[lane]
+    if t.stream and lines != NULL:
+        # By way of a copy, with label and peak: three calls for the parts of a short row take longer, too.
+        part = begin_row(&lines.grad, g, g_numbers)
+        if h != NULL:
+            h_part = begin_row(&lines.hess, h, h_numbers)
+        write_entries(x, last, scaled, part, h_part, back, ahead, False)
+        if label >= 0:
+            part[label] = special
+        end_row(&lines.grad, g, g_numbers, last)
+        if h != NULL:
+            if peak >= 0:
+                h_part[peak] = <float>hessian_at_peak(r, lane)
+            end_row(&lines.hess, h, h_numbers, last)
+        return
     while column < last:
         # Lines that go past the caches cannot be touched again without waiting for them: those of label and peak are
         # put together apart.
@@ -395,6 +415,7 @@ cdef void write_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
     cdef double q_factor = r.q_factor[lane]
     cdef ScaledExp scaled
     cdef ScaledDoubleExp wide
+    cdef bint in_floats = False
     cdef Py_ssize_t i
     cdef Py_ssize_t label = <Py_ssize_t>r.label[lane] - column
     cdef Py_ssize_t top = <Py_ssize_t>r.peak[lane] - column
@@ -416,8 +437,10 @@ cdef void write_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
         for i in range(n):
             g[i] = fma(e[column + i], factor, fma(e[column + i], leftover, e[KEPT + column + i] * factor))
     elif real is float and kept != NULL and set_kept(&scaled, factor):
+        in_floats = True
         write_scaled_exp(kept + column, n, &scaled, <float*>g, NULL, 0.0, <const float*>x, False)
     elif real is float and set_scaled_exp(&scaled, factor, r.base[lane], r.scale[lane], how_of(r, lane)):
+        in_floats = True
         write_scaled_exp(<const float*>x, n, &scaled, <float*>g, NULL, 0.0, <const float*>x, False)
     elif real is double and set_scaled_double_exp(&wide, factor, leftover, r.base[lane], r.scale[lane]):
         write_scaled_double_exp(<const double*>x, n, &wide, <double*>g)
@@ -463,7 +486,12 @@ cdef void write_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
                         special = mixed_at_top(&mix, r, lane, x[label], target[label], 1.0 if w == NULL else w[label])
                 if size_of(t.code) == sizeof(real) and not t.stream:
                     out = <real*>t.grad + start
-                mix_gradient(target, w, n, &mix, q_factor, g, out)
+                if real is float and in_floats and mixes_floats(t, r, lane):
+                    # As write_mixed_chunk has it, to the bit.
+                    mix_floats(t, <const float*>x if kept == NULL else kept + column, <const float*>target, n, r, lane,
+                               &scaled, <float*>out, NULL)
+                else:
+                    mix_gradient(target, w, n, &mix, q_factor, g, out)
             if 0 <= label < n:
                 out[label] = <real>special
         if out == g:
@@ -519,18 +547,32 @@ cdef void write_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, const dou
     cdef int lane
     for lane in range(<int>n):
         if r.label[lane] != DONE:
+            fetch_row_ends(t, first + lane + 2)
             write_columns(t, first + lane, 0, t.classes, NULL if e == NULL else e + lane * t.classes, NULL, r, lane,
-                          tag)
+                          NULL, tag)
+
+
+cdef inline Py_ssize_t chunk_to_line(const Softmax* t, Py_ssize_t row, Py_ssize_t column,
+                                     Py_ssize_t last) noexcept nogil:
+    """How many of a row's columns column..last are written next: of an output past the caches, up to where a line
+    ends."""
+    cdef Py_ssize_t n = CHUNK
+    cdef size_t at
+    if t.stream and t.grad != NULL and last - column > CHUNK:
+        at = <size_t>(t.grad + (row * t.classes + column) * size_of(t.code))
+        n -= <Py_ssize_t>(at & 63) // size_of(t.code)
+    return min(n, last - column)
 
 
 cdef void write_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t last, const double* e,
-                        const float* kept, const Rows* r, int lane, real tag) noexcept nogil:
-    """Outputs of a row's columns column..last. e, kept: as write_chunk has them."""
+                        const float* kept, const Rows* r, int lane, SharedLines* lines, real tag) noexcept nogil:
+    """Outputs of a row's columns column..last. e, kept: as write_chunk has them; lines: as write_plain has them."""
     cdef Py_ssize_t start = (row * t.classes + column) * size_of(t.code)
     cdef Py_ssize_t size = (last - column) * size_of(t.code)
     cdef double factor = r.p_factor[lane] / r.total[lane]
     cdef bint in_floats = True
     cdef ScaledExp scaled
+    cdef Py_ssize_t n
     if r.label[lane] == IGNORED:
         if t.grad != NULL:
             memset(t.grad + start, 0, size)
@@ -539,7 +581,7 @@ cdef void write_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_
         return
     if t.kind == LOG_SOFTMAX and t.code == F32 and -LARGE < r.maximum[lane] < LARGE:
         set_logarithms(&scaled, r.maximum[lane], one_nan(r.log_total[lane]))
-        write_plain(t, row, column, last, r, lane, &scaled, NULL)
+        write_plain(t, row, column, last, r, lane, &scaled, NULL, lines)
         return
     if real is float and t.kind != LOG_SOFTMAX:
         # Powers are of use whether a Hessian is wanted, too, or not: gradients have the same bits.
@@ -548,21 +590,23 @@ cdef void write_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_
         if kept == NULL or not set_kept(&scaled, factor):
             kept = NULL
             in_floats = set_scaled_exp(&scaled, factor, r.base[lane], r.scale[lane], how_of(r, lane))
-        if in_floats and mixes_floats(t, r, lane):
+        if in_floats and mixes_floats(t, r, lane) and (t.hess == NULL or hess_from_grad(r, lane)):
             while column < last:
-                write_mixed_chunk(t, row, column, min(<Py_ssize_t>CHUNK, last - column), r, lane, &scaled, kept)
-                column += CHUNK
+                n = chunk_to_line(t, row, column, last)
+                write_mixed_chunk(t, row, column, n, r, lane, &scaled, kept, lines)
+                column += n
             return
         if in_floats and not mixes(t) and (t.hess == NULL or hess_from_grad(r, lane)):
             if t.code == F32:
-                write_plain(t, row, column, last, r, lane, &scaled, kept)
+                write_plain(t, row, column, last, r, lane, &scaled, kept, lines)
                 return
             if kept != NULL:
                 write_converted(t, row, r, lane, &scaled, kept)
                 return
     while column < last:
-        write_chunk(t, row, column, min(<Py_ssize_t>CHUNK, last - column), e, kept, r, lane, tag)
-        column += CHUNK
+        n = chunk_to_line(t, row, column, last)
+        write_chunk(t, row, column, n, e, kept, r, lane, tag)
+        column += n
 
 
 # ------------------------------------------------------------------------------- one row, shared by the threads
@@ -593,14 +637,14 @@ cdef void shared_scan_double(void* task, Py_ssize_t group) noexcept nogil:
 cdef void shared_write_float(void* task, Py_ssize_t group) noexcept nogil:
     cdef SharedRow* s = <SharedRow*>task
     write_columns(s.softmax, s.row, group * GROUP, min((group + 1) * GROUP, s.softmax.classes), NULL, NULL,
-                  s.rows, 0, <float>0)
+                  s.rows, 0, NULL, <float>0)
     fl_fence()
 
 
 cdef void shared_write_double(void* task, Py_ssize_t group) noexcept nogil:
     cdef SharedRow* s = <SharedRow*>task
     write_columns(s.softmax, s.row, group * GROUP, min((group + 1) * GROUP, s.softmax.classes), NULL, NULL,
-                  s.rows, 0, <double>0)
+                  s.rows, 0, NULL, <double>0)
     fl_fence()
 
 

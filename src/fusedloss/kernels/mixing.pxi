@@ -297,28 +297,13 @@ cdef inline double mixed_at_top(const Mix* mix, const Rows* r, int lane, real x,
 
 
 cdef inline bint mixes_floats(const Softmax* t, const Rows* r, int lane) noexcept nogil:
-    """Whether write_mixed_chunk can write a row of no more than float32."""
-    return mixes(t) and t.weight == NULL and holds(r.q_factor[lane]) and (t.hess == NULL or hess_from_grad(r, lane))
+    """Whether write_mixed can make the gradient of a row of no more than float32."""
+    return mixes(t) and t.weight == NULL and holds(r.q_factor[lane])
 
 
-cdef void write_mixed_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t n, const Rows* r, int lane,
-                            const ScaledExp* scaled, const float* kept) noexcept nogil:
-    """write_chunk for soft targets or label smoothing without class weights, in float32: in one pass, and straight to
-    where the entries belong if nothing is to be converted or to go past the caches. kept: NULL, or what the row has
-    kept instead of logits."""
-    cdef float buffer[CHUNK]
-    cdef float targets[CHUNK]
-    cdef float g[CHUNK]
-    cdef float h[CHUNK]
-    cdef Py_ssize_t start = row * t.classes + column
-    cdef Py_ssize_t label = <Py_ssize_t>r.label[lane] - column
-    cdef Py_ssize_t top = <Py_ssize_t>r.peak[lane] - column
-    cdef const float* x = load(t.logits, t.code, start, n, buffer) if kept == NULL else kept + column
-    cdef const float* target = NULL
-    cdef bint direct = t.code == F32 and not t.stream
-    cdef float* out = <float*>t.grad + start if direct else g
-    cdef float* hess = NULL
-    cdef double special = r.special[lane]
+cdef void mix_floats(const Softmax* t, const float* x, const float* target, Py_ssize_t n, const Rows* r, int lane,
+                     const ScaledExp* scaled, float* out, float* hess) noexcept nogil:
+    """write_mixed of n columns, by what is known of their row."""
     cdef Mix mix = mix_of(t)
     cdef double factor = r.q_factor[lane] * mix.keep
     cdef MixedExp of
@@ -326,8 +311,42 @@ cdef void write_mixed_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column,
     of.q_high = vf_set(<float>factor)
     of.q_low = vf_set(<float>(factor - <double><float>factor))
     of.uniform = vf_set(<float>(r.q_factor[lane] * mix.uniform))
+    if scaled.how == KEPT_POWERS:
+        write_mixed_columns(x, target, n, &of, KEPT_POWERS, out, hess)
+    elif scaled.how == UNSHIFTED:
+        write_mixed_columns(x, target, n, &of, UNSHIFTED, out, hess)
+    else:
+        write_mixed_columns(x, target, n, &of, SHIFTED, out, hess)
+
+
+cdef void write_mixed_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t n, const Rows* r, int lane,
+                            const ScaledExp* scaled, const float* kept, SharedLines* lines) noexcept nogil:
+    """write_chunk for soft targets or label smoothing without class weights, in float32: in one pass, and straight to
+    where the entries belong if nothing is to be converted or to go past the caches. kept: NULL, or what the row has
+    kept instead of logits; lines: as write_plain has them."""
+    cdef float buffer[CHUNK]
+    cdef float targets[CHUNK]
+    cdef vf g_lines[66]      # CHUNK numbers, and a line at both ends
+    cdef vf h_lines[66]
+    cdef float* g = <float*>g_lines
+    cdef float* h = <float*>h_lines
+    cdef Py_ssize_t start = row * t.classes + column
+    cdef Py_ssize_t label = <Py_ssize_t>r.label[lane] - column
+    cdef Py_ssize_t top = <Py_ssize_t>r.peak[lane] - column
+    cdef const float* x = load(t.logits, t.code, start, n, buffer) if kept == NULL else kept + column
+    cdef const float* target = NULL
+    cdef bint direct = t.code == F32 and not t.stream
+    cdef bint whole = t.code == F32 and t.stream and lines != NULL
+    cdef float* out = <float*>t.grad + start if direct else g
+    cdef float* hess = NULL
+    cdef double special = r.special[lane]
+    cdef Mix mix = mix_of(t)
     if t.hess != NULL:
         hess = <float*>t.hess + start if direct else h
+    if whole:
+        out = begin_row(&lines.grad, <float*>t.grad + start, g)
+        if hess != NULL:
+            hess = begin_row(&lines.hess, <float*>t.hess + start, h)
     if t.soft:
         target = load(t.target, t.target_code, start, n, targets)
         label = <Py_ssize_t>r.apart[lane] - column
@@ -335,17 +354,16 @@ cdef void write_mixed_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column,
             # Before anything is written: out may be x.
             special = mixed_at_top(&mix, r, lane, <float>r.logit[lane] if r.unshifted[lane] else x[label],
                                    target[label], 1.0)
-    if scaled.how == KEPT_POWERS:
-        write_mixed_columns(x, target, n, &of, KEPT_POWERS, out, hess)
-    elif scaled.how == UNSHIFTED:
-        write_mixed_columns(x, target, n, &of, UNSHIFTED, out, hess)
-    else:
-        write_mixed_columns(x, target, n, &of, SHIFTED, out, hess)
+    mix_floats(t, x, target, n, r, lane, scaled, out, hess)
     if 0 <= label < n:
         out[label] = <float>special
     if hess != NULL and 0 <= top < n:
         hess[top] = <float>hessian_at_peak(r, lane)
-    if not direct:
+    if whole:
+        end_row(&lines.grad, <float*>t.grad + start, g, n)
+        if hess != NULL:
+            end_row(&lines.hess, <float*>t.hess + start, h, n)
+    elif not direct:
         store(t.grad, t.code, start, n, g, t.stream)
         if hess != NULL:
             store(t.hess, t.code, start, n, h, t.stream)

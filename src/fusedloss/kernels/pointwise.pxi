@@ -490,6 +490,10 @@ cdef void pointwise_block(Pointwise* t, Py_ssize_t block, real tag) noexcept nog
         begin_likelihood(&likelihood)
     while first < last:
         n = min(<Py_ssize_t>CHUNK, last - first)
+        if t.stream and size_of(t.code) == sizeof(real):
+            fetch_split_line(t.values, (first + n) * sizeof(real))
+            fetch_split_line(t.grad, (first + n) * sizeof(real))
+            fetch_split_line(t.hess, (first + n) * sizeof(real))
         if logits:
             bce_with_logits_chunk(t, first, n, &total, &products, t.bad + block, &wide, <real>0)
         elif t.kind == MSE_LOSS:

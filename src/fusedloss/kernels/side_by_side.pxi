@@ -12,7 +12,7 @@ cdef enum:
     FEW_CLASSES = 40      # ... and all else
     TILE = 64             # classes of 16 rows held in scratch at a time
     MULTIPLIED = 8        # rows in each lane for one logarithm
-    COPIED = 32           # classes from which on outputs go past the caches, by way of a copy; of fewer it would wait
+    COPIED = 16           # classes from which on outputs go past the caches, by way of a copy; of fewer it would wait
     DIRECT = 60           # up to this gap between the maximum and the label E_y is far from underflow
 
 
@@ -891,7 +891,7 @@ cdef void write_wide_lanes(const Softmax* t, Py_ssize_t first, Py_ssize_t n, con
         if goes_apart(r, &factors, i):
             # First of all: this reads the logits, which outputs may replace.
             some_apart = True
-            write_columns(t, first + i, 0, t.classes, NULL, NULL, r, i, <float>0)
+            write_columns(t, first + i, 0, t.classes, NULL, NULL, r, i, NULL, <float>0)
     write_short_rows(t, first, n, r, &factors, some_apart, vf_load(labels), vf_load(at_labels), label_e, label_low, e,
                      low, buffer)
 

@@ -231,6 +231,10 @@ cdef extern from *:
           for (; n >= 64; to += 64, from += 64, n -= 64) {
             #ifdef __AVX512F__
               _mm512_stream_si512((__m512i *)to, _mm512_loadu_si512(from));
+            #elif defined(__AVX__)
+              __m256i a = _mm256_loadu_si256((const __m256i *)from), b = _mm256_loadu_si256((const __m256i *)from + 1);
+              _mm256_stream_si256((__m256i *)to, a);
+              _mm256_stream_si256((__m256i *)to + 1, b);
             #else
               __m128i a = _mm_loadu_si128((const __m128i *)from), b = _mm_loadu_si128((const __m128i *)from + 1);
               __m128i c = _mm_loadu_si128((const __m128i *)from + 2), d = _mm_loadu_si128((const __m128i *)from + 3);
@@ -250,6 +254,15 @@ cdef extern from *:
     """
     void fl_stream(char* to, const char* source, size_t n) noexcept nogil
     void fl_fence() noexcept nogil
+
+cdef inline void fetch_split_line(const char* output, Py_ssize_t at) noexcept nogil:
+    """The line in which a part of an output, which may be NULL, ends at byte `at`; to be called when the part begins.
+    Parts of lines go through the caches, also where other lines go past them, and all stores after one that waits for
+    its line wait, too: as long as about ten lines take. Arrays begin within a line as a rule, 16 bytes from its
+    start."""
+    if output != NULL and (<size_t>output + at) & 63:
+        fl_prefetch(output + at)
+
 
 cdef inline Py_ssize_t halves_from_vectors(const float* chunk, Py_ssize_t n, uint16_t* half) noexcept nogil:
     """How many of n items it has converted, as half_from_float does: whole vectors, where the machine has an

@@ -441,6 +441,8 @@ cdef Py_ssize_t unshifted_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n,
     """Outputs, and losses in u, of those of n rows that need no shift: their labels become DONE. How many are left."""
     cdef float powers[8192]     # 2 KEPT_CLASSES
     cdef float* kept = NULL
+    cdef SharedLines shared_lines
+    cdef SharedLines* lines = &shared_lines if joins_rows(t) else NULL
     cdef Py_ssize_t left = 0
     cdef Py_ssize_t row, hole
     cdef double sum
@@ -448,15 +450,18 @@ cdef Py_ssize_t unshifted_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n,
     if t.grad != NULL and t.kind != LOG_SOFTMAX and t.classes <= KEPT_CLASSES:
         kept = powers
     begin_unshifted(t, first, n, r, u)
+    begin_lines(&shared_lines)
     for lane in range(<int>n):
         row = first + lane
         if r.label[lane] == IGNORED:
             if t.grad != NULL:
-                write_columns(t, row, 0, t.classes, NULL, NULL, r, lane, <float>0)
+                write_columns(t, row, 0, t.classes, NULL, NULL, r, lane, NULL, <float>0)
             continue
         if t.soft:
             find_hole(t, row, NULL, r, u, lane)
         hole = u.hole[lane]
+        if lines == NULL:
+            fetch_row_ends(t, row + 1)
         if not (may_go_unshifted(t, row, r, u, lane) and sum_row(t, row, hole, NULL, kept, &sum)
                 and take_sum(t, sum, u, r, lane)):
             left += 1
@@ -472,8 +477,9 @@ cdef Py_ssize_t unshifted_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n,
                 kept[hole] = u.hole_power[lane]
                 kept[KEPT_CLASSES + hole] = u.hole_t[lane]
             finish_row(t, row, u, r, lane)
-            write_columns(t, row, 0, t.classes, NULL, kept, r, lane, <float>0)
+            write_columns(t, row, 0, t.classes, NULL, kept, r, lane, lines, <float>0)
         r.label[lane] = DONE
+    end_lines(&shared_lines)
     if has_options(t) and t.grad == NULL:
         # Here, where those of one row do not wait for those of another.
         for lane in range(<int>n):

@@ -63,6 +63,7 @@ cdef struct Softmax:
     int64_t* counts              # OUT (blocks,): rows that take part, MISTAKEN if a label is out of range
     Py_ssize_t block_rows
     bint stream                  # outputs go past the caches
+    bint far                     # ... do not, but are larger than a core's own
 
 cdef struct Rows:
     # Up to 16 rows between the phases; all lanes of all arrays are set, but by direct_rows, which has none.

@@ -84,7 +84,10 @@ cdef enum:
     # Fewer rows than this, of at least so many classes, are shared by the threads.
     SHARED_ROWS = 16
     SHARED_CLASSES = 131072
+    # Outputs so large that their reader would not find them in a cache anyway: they go past the caches.
     STREAMED_BYTES = 12 << 20
+    # Outputs that are not in a core's own caches, as a rule.
+    FAR_BYTES = 1 << 20
 
 cdef enum:
     MAX_THREADS = 1024
@@ -479,11 +482,12 @@ cdef Py_ssize_t choose_blocks(Softmax* t) noexcept:
     return (t.rows + t.block_rows - 1) // t.block_rows
 
 
-cdef bint worth_streaming(Py_ssize_t items, Code code, const char* x, const char* grad, const char* hess) noexcept:
-    """Whether outputs are so large that their reader would not find them in a cache anyway, and not in place, where
-    their lines are in the cache already. Results do not depend on it."""
+cdef bint outputs_reach(Py_ssize_t bytes, Py_ssize_t items, Code code, const char* x, const char* grad,
+                        const char* hess) noexcept:
+    """Whether outputs are this large, and not in place, where their lines are in the cache already. Results do not
+    depend on it."""
     cdef Py_ssize_t outputs = (grad != NULL) + (hess != NULL)
-    return items * size_of(code) * outputs >= STREAMED_BYTES and grad != x and hess != x
+    return items * size_of(code) * outputs >= bytes and grad != x and hess != x
 
 
 cdef inline bint shares_rows(const Softmax* t) noexcept:
@@ -491,7 +495,8 @@ cdef inline bint shares_rows(const Softmax* t) noexcept:
 
 
 cdef int run_softmax(Softmax* t, Py_ssize_t blocks, int threads) except -1:
-    t.stream = worth_streaming(t.rows * t.classes, t.code, t.logits, t.grad, t.hess)
+    t.stream = outputs_reach(STREAMED_BYTES, t.rows * t.classes, t.code, t.logits, t.grad, t.hess)
+    t.far = not t.stream and outputs_reach(FAR_BYTES, t.rows * t.classes, t.code, t.logits, t.grad, t.hess)
     if shares_rows(t):
         share_rows(t, threads)
     elif t.code == F64:
@@ -802,7 +807,7 @@ def logsumexp(x, axis, num_threads, out):
 # ------------------------------------------------------------------------------- entries: pointwise losses, functions
 
 cdef void run_pointwise(Pointwise* t, Py_ssize_t blocks, int threads) noexcept:
-    t.stream = worth_streaming(t.n, t.code, t.x, t.grad if t.values == NULL else t.values, t.hess)
+    t.stream = outputs_reach(STREAMED_BYTES, t.n, t.code, t.x, t.grad if t.values == NULL else t.values, t.hess)
     if t.code == F64:
         run(pointwise_block_double, t, blocks, threads, pointwise_ns(t))
     else:

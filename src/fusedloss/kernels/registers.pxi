@@ -94,6 +94,7 @@ cdef extern from "vectors.h":
     vw vw_fma(vw a, vw b, vw c) noexcept nogil
     vd vw_whole(vw a) noexcept nogil
     void fl_prefetch(const void* p) noexcept nogil
+    void fl_fetch(const void* p) noexcept nogil
     int FL_CONVERTS
     int FL_WIDE
     vf vf_from_halves(const uint16_t* p) noexcept nogil

@@ -261,7 +261,7 @@ cdef inline void fetch_split_line(const char* output, Py_ssize_t at) noexcept no
     its line wait, too: as long as about ten lines take. Arrays begin within a line as a rule, 16 bytes from its
     start."""
     if output != NULL and (<size_t>output + at) & 63:
-        fl_prefetch(output + at)
+        fl_fetch(output + at)
 
 
 cdef inline Py_ssize_t halves_from_vectors(const float* chunk, Py_ssize_t n, uint16_t* half) noexcept nogil:

@@ -436,6 +436,15 @@ cdef inline void take_losses(const Unshifted* u, Rows* r) noexcept nogil:
         r.z[i] = u.z[i] if r.label[i] == DONE else r.z[i]
 
 
+cdef inline void fetch_row(const Softmax* t, char* output, Py_ssize_t row) noexcept nogil:
+    """Where a row of an output, which may be NULL, goes, so that its stores need not wait for their lines."""
+    cdef Py_ssize_t size = t.classes * size_of(t.code)
+    cdef Py_ssize_t at
+    if output != NULL:
+        for at in range(row * size, (row + 1) * size, 64):
+            fl_fetch(output + at)
+
+
 cdef Py_ssize_t unshifted_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r,
                                Unshifted* u) noexcept nogil:
     """Outputs, and losses in u, of those of n rows that need no shift: their labels become DONE. How many are left."""
@@ -462,6 +471,9 @@ cdef Py_ssize_t unshifted_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n,
         hole = u.hole[lane]
         if lines == NULL:
             fetch_row_ends(t, row + 1)
+        if t.far and t.classes <= COLUMNS:
+            fetch_row(t, t.grad, row)
+            fetch_row(t, t.hess, row)
         if not (may_go_unshifted(t, row, r, u, lane) and sum_row(t, row, hole, NULL, kept, &sum)
                 and take_sum(t, sum, u, r, lane)):
             left += 1

@@ -740,8 +740,12 @@ static inline void fl_blunt(double *p) {
  * second-level cache only: on its way to the first one a line would hold one of the few places that loads wait in. */
 #if defined(__GNUC__)
 #define fl_prefetch(p) __builtin_prefetch(p, 0, 2)
+/* The same for functions that do nothing else: GCC takes them for constant, and calls of them away, unless something
+ * is volatile, which loops of sums have to pay for. */
+#define fl_fetch(p) do { fl_prefetch(p); __asm__ volatile(""); } while (0)
 #else
 #define fl_prefetch(p) ((void)(p))
+#define fl_fetch(p) ((void)(p))
 #endif
 
 #endif

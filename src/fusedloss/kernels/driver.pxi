@@ -495,7 +495,7 @@ cdef inline bint shares_rows(const Softmax* t) noexcept:
 
 
 cdef int run_softmax(Softmax* t, Py_ssize_t blocks, int threads) except -1:
-    t.stream = outputs_reach(STREAMED_BYTES, t.rows * t.classes, t.code, t.logits, t.grad, t.hess)
+    t.stream = FL_STREAMS and outputs_reach(STREAMED_BYTES, t.rows * t.classes, t.code, t.logits, t.grad, t.hess)
     t.far = not t.stream and outputs_reach(FAR_BYTES, t.rows * t.classes, t.code, t.logits, t.grad, t.hess)
     if shares_rows(t):
         share_rows(t, threads)
@@ -807,7 +807,8 @@ def logsumexp(x, axis, num_threads, out):
 # ------------------------------------------------------------------------------- entries: pointwise losses, functions
 
 cdef void run_pointwise(Pointwise* t, Py_ssize_t blocks, int threads) noexcept:
-    t.stream = outputs_reach(STREAMED_BYTES, t.n, t.code, t.x, t.grad if t.values == NULL else t.values, t.hess)
+    t.stream = FL_STREAMS and outputs_reach(STREAMED_BYTES, t.n, t.code, t.x,
+                                            t.grad if t.values == NULL else t.values, t.hess)
     if t.code == F64:
         run(pointwise_block_double, t, blocks, threads, pointwise_ns(t))
     else:

@@ -334,8 +334,7 @@ cdef void write_plain(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
         if h != NULL:
             h_part = begin_row(&lines.hess, h, h_numbers)
         write_entries(x, last, scaled, part, h_part, back, ahead, False)
-        if label >= 0:
-            part[label] = special
+        part[label] = special
         end_row(&lines.grad, g, g_numbers, last)
         if h != NULL:
             if peak >= 0:

@@ -222,6 +222,7 @@ cdef extern from *:
     /* A cached store first reads the line it writes to. Outputs larger than the caches go past them: whole lines,
        aligned, the ends as usual. fl_fence orders such stores before whatever tells others that they are done. */
     #if defined(__SSE2__) || defined(_M_X64)
+      #define FL_STREAMS 1
       #include <immintrin.h>
       static inline void fl_stream(char *to, const char *from, size_t n) {
           size_t head = (64 - ((uintptr_t)to & 63)) & 63;
@@ -248,10 +249,12 @@ cdef extern from *:
       }
       static inline void fl_fence(void) { _mm_sfence(); }
     #else
+      #define FL_STREAMS 0
       static inline void fl_stream(char *to, const char *from, size_t n) { memcpy(to, from, n); }
       static inline void fl_fence(void) {}
     #endif
     """
+    int FL_STREAMS
     void fl_stream(char* to, const char* source, size_t n) noexcept nogil
     void fl_fence() noexcept nogil
 

@@ -528,6 +528,7 @@ cdef void softmax_block(Softmax* t, Py_ssize_t block, real tag) noexcept nogil:
         n = min(group, last - first)
         if t.inner == 1 and t.classes <= SHORT_ROW:
             fetch_row_ends(t, first + n)
+            fetch_further(t, first, n)
         if direct and direct_rows(t, first, n, weighted, &product, &count, &r):
             if t.sums != NULL and not weighted:
                 if product.factors == MULTIPLIED:

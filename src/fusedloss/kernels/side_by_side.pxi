@@ -81,6 +81,18 @@ cdef inline void rows_of_columns(const float* values, Py_ssize_t classes, float*
         at += 4
 
 
+cdef inline void fetch_further(const Softmax* t, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
+    """Of large derivatives of very few classes, which go through the caches, what comes 4 KiB later than n rows."""
+    cdef Py_ssize_t size = t.classes * size_of(t.code)
+    cdef Py_ssize_t at
+    if t.kind == CROSS_ENTROPY and t.stream and t.classes < COPIED:
+        for at in range(first * size, (first + n) * size, 64):
+            if t.grad != NULL:
+                fl_fetch(t.grad + 4096 + at)
+            if t.hess != NULL:
+                fl_fetch(t.hess + 4096 + at)
+
+
 cdef inline bint goes_straight(const Softmax* t, Py_ssize_t n) noexcept nogil:
     """Whether outputs of whole rows are transposed to where they belong, without a copy."""
     return t.code == F32 and n == LANES and not (t.stream and t.classes >= COPIED)

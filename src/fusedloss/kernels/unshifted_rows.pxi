@@ -185,6 +185,17 @@ cdef struct Unshifted:
     double z[LANES]
 
 
+cdef inline void fetch_label_logits(const Softmax* t, Py_ssize_t first) noexcept nogil:
+    """Those of up to 16 rows from `first` on, which nothing else would fetch before they are needed."""
+    cdef int64_t labels[LANES]
+    cdef Py_ssize_t n = min(<Py_ssize_t>LANES, t.rows - first)
+    cdef Py_ssize_t i
+    read_labels(t, first, n, labels)
+    for i in range(n):
+        if labels[i] >= 0:
+            fl_fetch(t.logits + ((first + i) * t.classes + labels[i]) * size_of(t.code))
+
+
 cdef void begin_unshifted(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r, Unshifted* u) noexcept nogil:
     cdef int i
     memset(u, 0, sizeof(Unshifted))
@@ -198,6 +209,8 @@ cdef void begin_unshifted(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows
             u.hole[i] = <Py_ssize_t>r.label[i]
             r.logit[i] = load_one(t.logits, t.code, (first + i) * t.classes + u.hole[i])
     set_hole_terms(r, u)
+    if n == LANES:
+        fetch_label_logits(t, first + n)
 
 
 cdef void set_hole_terms(const Rows* r, Unshifted* u) noexcept nogil:

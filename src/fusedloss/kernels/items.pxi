@@ -150,6 +150,11 @@ cdef inline Py_ssize_t until_line(const void* p, Py_ssize_t size) noexcept nogil
     return <Py_ssize_t>(((64 - (<size_t>p & 63)) & 63) // <size_t>size)
 
 
+cdef inline Py_ssize_t place_in_line(const void* p, Py_ssize_t size) noexcept nogil:
+    """How many items of `size` bytes lie between the start of the line and p."""
+    return <Py_ssize_t>((<size_t>p & 63) // <size_t>size)
+
+
 cdef inline vf exp_below_zero(vf v, const Exponents* scaled) noexcept nogil:
     """e^v for v <= 0, subnormal results included: computed as 2^64 e^v, which is normal where e^v is not zero."""
     return vf_mul(exp_vector(v, scaled.magic, scaled.floor, scaled.offsets, scaled.errors),

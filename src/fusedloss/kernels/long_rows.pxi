@@ -347,7 +347,7 @@ cdef void write_plain(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
         stop = next_stop(column, label, peak, last) if t.stream else last
         end = stop
         if stop < last:
-            end = max(column, stop - <Py_ssize_t>((<size_t>(g + stop) & 63) // sizeof(float)))
+            end = max(column, stop - place_in_line(g + stop, sizeof(float)))
         apart = end == column and stop < last
         if apart:
             end = min(last, column + LANES)
@@ -546,6 +546,7 @@ cdef void write_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, const dou
     cdef int lane
     for lane in range(<int>n):
         if r.label[lane] != DONE:
+            # Of the next row: this one's comes too late.
             fetch_row_ends(t, first + lane + 2)
             write_columns(t, first + lane, 0, t.classes, NULL if e == NULL else e + lane * t.classes, NULL, r, lane,
                           NULL, tag)
@@ -556,10 +557,9 @@ cdef inline Py_ssize_t chunk_to_line(const Softmax* t, Py_ssize_t row, Py_ssize_
     """How many of a row's columns column..last are written next: of an output past the caches, up to where a line
     ends."""
     cdef Py_ssize_t n = CHUNK
-    cdef size_t at
+    cdef Py_ssize_t size = size_of(t.code)
     if t.stream and t.grad != NULL and last - column > CHUNK:
-        at = <size_t>(t.grad + (row * t.classes + column) * size_of(t.code))
-        n -= <Py_ssize_t>(at & 63) // size_of(t.code)
+        n -= place_in_line(t.grad + (row * t.classes + column) * size, size)
     return min(n, last - column)
 
 

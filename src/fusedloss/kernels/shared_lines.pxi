@@ -37,16 +37,12 @@ cdef inline void begin_lines(SharedLines* s) noexcept nogil:
     s.hess.end = NULL
 
 
-cdef inline Py_ssize_t place_in_line(const float* p) noexcept nogil:
-    return <Py_ssize_t>((<size_t>p & 63) // sizeof(float))
-
-
 cdef inline void release_line(SharedLine* s) noexcept nogil:
     """Write what is held."""
     cdef float numbers[LANES]
     cdef Py_ssize_t n
     if s.end != NULL:
-        n = place_in_line(s.end)
+        n = place_in_line(s.end, sizeof(float))
         vf_store(numbers, s.numbers)
         memcpy(s.end - n, numbers, n * sizeof(float))
         s.end = NULL
@@ -63,12 +59,12 @@ cdef inline float* begin_row(SharedLine* s, float* row, float* part) noexcept no
         vf_store(part, s.numbers)
     else:
         release_line(s)
-    return part + place_in_line(row)
+    return part + place_in_line(row, sizeof(float))
 
 
 cdef inline void end_row(SharedLine* s, float* row, const float* part, Py_ssize_t n) noexcept nogil:
     """Write n > LANES numbers of a row, but those of the line in which it ends."""
-    cdef Py_ssize_t lead = place_in_line(row)
+    cdef Py_ssize_t lead = place_in_line(row, sizeof(float))
     cdef Py_ssize_t begin = 0
     cdef Py_ssize_t full = (lead + n) // LANES * LANES
     if lead > 0 and s.end != row:

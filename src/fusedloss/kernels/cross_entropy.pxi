@@ -13,8 +13,8 @@
 # Three phases for up to 16 rows at a time: scan (maximum and sums), finish (all logarithms, in lanes), write
 # (gradient and Hessian). Two layouts: rows whose classes lie side by side are scanned one at a time (long_rows.pxi);
 # few classes, or classes that are not on the last axis, are scanned 16 rows side by side (side_by_side.pxi, and
-# softmax_rows.pxi for the functions). Most rows of float32 need no shift, and go a shorter way (unshifted_rows.pxi, and
-# direct_rows for few classes).
+# softmax_rows.pxi for the functions). Most rows of float32 need no shift, and go a shorter way (unshifted_rows.pxi,
+# batched_rows.pxi for up to 256 classes, and direct_rows for few).
 
 cdef enum:
     KEPT = 2048           # exponentials of float64 rows that are kept for the gradient
@@ -515,6 +515,7 @@ cdef void softmax_block(Softmax* t, Py_ssize_t block, real tag) noexcept nogil:
     cdef bint direct = (real is float and side_by_side and t.inner == 1 and plain(t)
                         and (weighted or t.divisor < 1e12))
     cdef bint unshifting = real is float and not side_by_side and unshiftable(t)
+    cdef bint batching = unshifting and t.classes <= SHORT_ROW and not has_options(t)
     memset(&total, 0, sizeof(LaneSums))
     memset(&z_total, 0, sizeof(LaneSums))
     clear_product(&product)
@@ -535,10 +536,17 @@ cdef void softmax_block(Softmax* t, Py_ssize_t block, real tag) noexcept nogil:
                     add_logarithm(&product, &total)
                 first += n
                 continue
-        elif real is float and t.kind != CROSS_ENTROPY and t.inner == 1 and t.classes <= SHORT_ROW:
+        elif real is float and t.kind != CROSS_ENTROPY and side_by_side and t.inner == 1:
             softmax_rows(t, first, n)
             first += n
             continue
+        elif batching:
+            left = not batched_rows(t, first, n, weighted, &product, &count, &r)
+            if product.factors == MULTIPLIED:
+                add_logarithm(&product, &total)
+            if not left:
+                first += n
+                continue
         else:
             read_row_options(t, first, n, &r, &count)
             if side_by_side:

@@ -35,6 +35,7 @@ include "long_rows.pxi"
 include "column_sums.pxi"
 include "side_by_side.pxi"
 include "unshifted_rows.pxi"
+include "batched_rows.pxi"
 include "softmax_rows.pxi"
 include "pointwise.pxi"
 include "door.pxi"
@@ -426,6 +427,8 @@ cdef double softmax_ns(const Softmax* t) noexcept:
         row = 15.0 + 1.6 * <double>t.classes
         if plain(t) and t.code != F64 and t.inner == 1:
             row = 5.0 + 0.5 * <double>t.classes
+    elif t.classes <= SHORT_ROW and t.code != F64 and not has_options(t):
+        row = 15.0 + 0.35 * <double>t.classes
     else:
         row = 55.0 + 0.26 * <double>t.classes
     return <double>t.rows * row * (1.6 if t.grad != NULL or t.hess != NULL else 1.0) * (2.0 if t.code == F64 else 1.0)
@@ -534,7 +537,8 @@ cdef int share_rows(Softmax* t, int threads) except -1:
             s.hole = u.hole[0]
             if may_go_unshifted(t, s.row, &r, &u, 0):
                 run(shared_sum, &s, groups, threads, ns)
-                done = sum_row(t, s.row, s.hole, s.parts, NULL, &sum) and take_sum(t, sum, &u, &r, 0)
+                done = (sum_row(t, s.row, s.hole, s.parts, NULL, &sum, &u.most[0])
+                        and take_sum(t, sum, &u, &r, 0))
             if done and has_options(t):
                 set_reference(&u, &r, 0)
                 if mixes(t):

@@ -1,6 +1,6 @@
 # Long rows: one at a time, their classes side by side; and one row that threads share.
 #
-# Those of float32 come here only if unshifted_rows.pxi cannot have them.
+# Those of float32 come here only if unshifted_rows.pxi and batched_rows.pxi cannot have them.
 
 cdef struct RowScan:
     # A row, or a column block of it.

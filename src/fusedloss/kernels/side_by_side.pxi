@@ -8,7 +8,7 @@
 # bits on both.
 
 cdef enum:
-    SHORT_ROW = 256       # up to here 16 rows go side by side: the plain loss of float32
+    SIDE_ROW = 63         # classes up to which 16 rows go side by side, of float32 without options, ...
     FEW_CLASSES = 40      # ... and all else
     TILE = 64             # classes of 16 rows held in scratch at a time
     MULTIPLIED = 8        # rows in each lane for one logarithm
@@ -18,7 +18,7 @@ cdef enum:
 
 cdef inline bint few_classes(const Softmax* t) noexcept nogil:
     """Whether 16 rows go side by side."""
-    return t.inner > 1 or t.classes <= (SHORT_ROW if t.code != F64 and plain(t) else FEW_CLASSES)
+    return t.inner > 1 or t.classes <= (SIDE_ROW if t.code != F64 and not has_options(t) else FEW_CLASSES)
 
 
 cdef inline bint plain(const Softmax* t) noexcept nogil:
@@ -458,39 +458,21 @@ cdef void make_hessian(const Rows* r, const LaneFactors* f, Py_ssize_t classes, 
         vf_store(e + c * LANES, vf_if_equal(peak, vf_set(<float>c), at, v))
 
 
-cdef inline bint goes_apart(const Rows* r, const LaneFactors* f, int i) noexcept nogil:
-    """Whether a row's outputs can't be made in lanes: its factor is beyond float32, or it takes no part and has no
-    softmax, which a factor of 0 would keep."""
-    return f.needs[i] or (r.label[i] < 0 and not isfinite(r.total[i]))
-
-
-cdef void store_rows(const Softmax* t, char* data, Py_ssize_t first, Py_ssize_t n, const Rows* r,
-                     const LaneFactors* f, bint some_apart, const float* rows) noexcept nogil:
-    """n rows of an output, but those that have been written apart."""
-    cdef int i
-    if not some_apart:
-        store(data, t.code, first * t.classes, n * t.classes, rows, t.stream)
-        return
-    for i in range(<int>n):
-        if not goes_apart(r, f, i):
-            store(data, t.code, (first + i) * t.classes, t.classes, rows + i * t.classes, False)
-
-
 cdef void write_short_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, const Rows* r, const LaneFactors* f,
-                           bint some_apart, vf label, vf at_label, vf label_e, vf label_low, float* e,
-                           const float* low, float* buffer) noexcept nogil:
+                           vf label, vf at_label, vf label_e, vf label_low, float* e, const float* low,
+                           float* buffer) noexcept nogil:
     """Gradient and Hessian of up to 16 short rows of the plain loss, from e, which is spoilt, and low; those of the
     labels, which a sum may have left out, in label_e and label_low."""
-    cdef bint whole = goes_straight(t, n) and not some_apart
-    write_gradient(f, e, low, t.classes, label, at_label, <float*>t.grad + first * t.classes if whole else buffer)
-    if not whole:
-        store_rows(t, t.grad, first, n, r, f, some_apart, buffer)
+    cdef bint straight = goes_straight(t, n)
+    write_gradient(f, e, low, t.classes, label, at_label, <float*>t.grad + first * t.classes if straight else buffer)
+    if not straight:
+        store(t.grad, t.code, first * t.classes, n * t.classes, <const float*>buffer, t.stream)
     if t.hess == NULL:
         return
     make_hessian(r, f, t.classes, label, label_e, label_low, e, low)
-    rows_of_columns(e, t.classes, <float*>t.hess + first * t.classes if whole else buffer)
-    if not whole:
-        store_rows(t, t.hess, first, n, r, f, some_apart, buffer)
+    rows_of_columns(e, t.classes, <float*>t.hess + first * t.classes if straight else buffer)
+    if not straight:
+        store(t.hess, t.code, first * t.classes, n * t.classes, <const float*>buffer, t.stream)
 
 
 cdef inline bint read_weights(const Softmax* t, Py_ssize_t first, const float* labels, double* weights) noexcept nogil:
@@ -518,9 +500,9 @@ cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, bint wei
     Then no exponential needs a shift, and none can be lost: no maximum is looked for, and each class is read once. OUT
     losses, in r; or, of a sum without weights, factors into the product. Rows that take part are added to count.
     """
-    cdef float buffer[SHORT_ROW * LANES]
-    cdef float e[SHORT_ROW * LANES]
-    cdef float low[SHORT_ROW * LANES]
+    cdef float buffer[SIDE_ROW * LANES]
+    cdef float e[SIDE_ROW * LANES]
+    cdef float low[SIDE_ROW * LANES]
     cdef float labels[LANES]
     cdef float logits[LANES]
     cdef double weights[LANES]
@@ -598,7 +580,7 @@ cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, bint wei
     at_label = set_small_factors(&factors, r.p_factor, rest, r.total)
     if not usual:
         leave_ignored_at_zero(&factors, r.label)
-    write_short_rows(t, first, n, r, &factors, False, label, at_label, label_e, label_low, e, low, buffer)
+    write_short_rows(t, first, n, r, &factors, label, at_label, label_e, label_low, e, low, buffer)
     return True
 
 
@@ -838,7 +820,7 @@ cdef void lanes_block(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r,
     cdef real x[TILE * LANES]
     cdef real e[TILE * LANES]
     cdef real low[TILE * LANES]
-    cdef float buffer[SHORT_ROW * LANES]
+    cdef float buffer[SIDE_ROW * LANES]
     cdef const float* rows = NULL
     cdef Rows again
     cdef Tile tile
@@ -861,51 +843,7 @@ cdef void lanes_block(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r,
                 take_lane(r, &again, i)
     if t.grad == NULL and t.hess == NULL:
         return
-    if real is float and t.inner == 1 and t.classes > TILE:
-        write_wide_lanes(t, first, n, rows, r)
-    else:
-        write_lanes(t, &tile, r, rows, x, e, low)
-
-
-cdef void write_wide_lanes(const Softmax* t, Py_ssize_t first, Py_ssize_t n, const float* rows,
-                           const Rows* r) noexcept nogil:
-    """Gradient and Hessian of up to 16 rows of the plain loss, too long for a tile."""
-    cdef float e[SHORT_ROW * LANES]
-    cdef float low[SHORT_ROW * LANES]
-    cdef float buffer[SHORT_ROW * LANES]
-    cdef float base[LANES]
-    cdef float magic[LANES]
-    cdef float floor[LANES]
-    cdef float labels[LANES]
-    cdef float logits[LANES]
-    cdef float at_labels[LANES]
-    cdef vf label_e, label_low
-    cdef Exponents k
-    cdef LaneFactors factors
-    cdef bint some_apart = False
-    cdef int i
-    for i in range(LANES):
-        base[i] = <float>r.base[i]
-        magic[i] = magic_of_lane(r.scale[i], <float>0)
-        floor[i] = floor_of_lane(r.scale[i], <float>0)
-        labels[i] = <float><int32_t>r.label[i]
-        logits[i] = <float>r.logit[i]
-        at_labels[i] = <float>r.special[i]
-    k = cut_exponents_of(0.0, False)
-    k.magic = vf_load(magic)
-    k.floor = vf_load(floor)
-    label_e = exp_with_low(vf_max(k.floor, vf_sub(vf_load(logits), vf_load(base))), &k, &label_low)
-    columns_of_rows(rows, t.classes, 0, t.classes, e)
-    exp_lanes(<const float*>e, t.classes, <const float*>base, <const float*>magic, <const float*>floor, e, low)
-    set_factors(&factors, r.p_factor, r.total)
-    leave_ignored_at_zero(&factors, r.label)
-    for i in range(<int>n):
-        if goes_apart(r, &factors, i):
-            # First of all: this reads the logits, which outputs may replace.
-            some_apart = True
-            write_columns(t, first + i, 0, t.classes, NULL, NULL, r, i, NULL, <float>0)
-    write_short_rows(t, first, n, r, &factors, some_apart, vf_load(labels), vf_load(at_labels), label_e, label_low, e,
-                     low, buffer)
+    write_lanes(t, &tile, r, rows, x, e, low)
 
 
 cdef inline void take_lane(Rows* r, const Rows* other, int i) noexcept nogil:

@@ -15,7 +15,9 @@ cdef struct Lanes:
 
 
 cdef Lanes read_lanes(const float* rows, Py_ssize_t classes, float* x) noexcept nogil:
-    """OUT x[class, lane]: 16 rows that lie one after the other; nan is passed over by the maximum."""
+    """OUT x[class, lane]: 16 rows that lie one after the other; nan is passed over by the maximum. What comes 4 KiB
+    later, or with the next 16 rows, is fetched."""
+    cdef const float* further = rows + LANES * max(classes, <Py_ssize_t>64)
     cdef Lanes lanes
     cdef float tops[LANES]
     cdef float bases[LANES]
@@ -30,6 +32,10 @@ cdef Lanes read_lanes(const float* rows, Py_ssize_t classes, float* x) noexcept 
     for at in range(0, classes, 4):
         # The last group of four starts early.
         start = max(min(at, classes - 4), <Py_ssize_t>0)
+        fl_prefetch(further + at * LANES)
+        fl_prefetch(further + (at + 1) * LANES)
+        fl_prefetch(further + (at + 2) * LANES)
+        fl_prefetch(further + (at + 3) * LANES)
         vf_load_columns(rows + start, classes, width, v)
         for c in range(width):
             vf_store(x + (start + c) * LANES, v[c])
@@ -120,10 +126,10 @@ cdef void write_log_softmax(const float* x, Py_ssize_t classes, Py_ssize_t n, co
 
 
 cdef void softmax_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
-    """One of the three functions of up to 16 rows of up to SHORT_ROW classes."""
-    cdef float x[SHORT_ROW * LANES]
-    cdef float arguments[SHORT_ROW * LANES]
-    cdef float buffer[SHORT_ROW * LANES]
+    """One of the three functions of up to 16 rows of up to SIDE_ROW classes."""
+    cdef float x[SIDE_ROW * LANES]
+    cdef float arguments[SIDE_ROW * LANES]
+    cdef float buffer[SIDE_ROW * LANES]
     cdef double rest[LANES]
     cdef double tops[LANES]
     cdef double term[LANES]

@@ -123,8 +123,10 @@ cdef inline RowSum plus_block(RowSum s, Block* b, const char* ahead, int size, f
 
 
 cdef double sum_part(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t last, Py_ssize_t hole,
-                     float* kept) noexcept nogil:
-    """Sum over the columns column..last of a row but the hole. kept: as plus_block has it."""
+                     float* kept, double* most) noexcept nogil:
+    """Sum over the columns column..last of a row but the hole. OUT most: no term of it is larger. kept: as plus_block
+    has it."""
+    cdef double lanes[8]
     cdef float buffer[CHUNK]
     cdef RowSum s = nothing_summed()
     cdef Block b
@@ -144,7 +146,10 @@ cdef double sum_part(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssi
         else:
             s = plus_block(s, &b, ahead, size, NULL, False)
         column += n
-    return fold_vectors(vd_mul(s.powers, vd_set(FL_FROM_TINY)), s.rests)
+    # The product is exact.
+    vd_store(lanes, vd_fma(s.powers, vd_set(FL_FROM_TINY), s.rests))
+    most[0] = largest_of_eight(lanes)
+    return fold_eight(lanes)
 
 
 cdef inline bint begins_too_large(const Softmax* t, Py_ssize_t row) noexcept nogil:
@@ -154,18 +159,21 @@ cdef inline bint begins_too_large(const Softmax* t, Py_ssize_t row) noexcept nog
 
 
 cdef bint sum_row(const Softmax* t, Py_ssize_t row, Py_ssize_t hole, const RowScan* parts, float* kept,
-                  double* sum) noexcept nogil:
+                  double* sum, double* most) noexcept nogil:
     """OUT sum over all classes of a row but the hole: False if it needs a shift. In the groups that threads share,
-    whose sums they have left in parts, unless that is NULL."""
+    whose sums they have left in parts, unless that is NULL. OUT most: no term is larger."""
     cdef Sum total
     cdef Py_ssize_t group
-    cdef double part
+    cdef double part, largest
     memset(&total, 0, sizeof(Sum))
+    most[0] = 0.0
     for group in range(groups_of(t)):
         if parts != NULL:
             part = parts[group].others.high
+            largest = parts[group].top
         else:
-            part = sum_part(t, row, group * GROUP, min((group + 1) * GROUP, t.classes), hole, kept)
+            part = sum_part(t, row, group * GROUP, min((group + 1) * GROUP, t.classes), hole, kept, &largest)
+        most[0] = max(most[0], largest)
         # nan is no less, too.
         if not part < LARGEST_SUM:
             return False
@@ -180,7 +188,8 @@ cdef struct Unshifted:
     double hole_term[LANES]      # its exponential, 1 if there is none ...
     float hole_power[LANES]      # ... and the two numbers that sums would have for it
     float hole_t[LANES]
-    double rest[LANES]           # sum over all other classes
+    double rest[LANES]           # sum over all other classes, ...
+    double most[LANES]           # ... none of which has a larger term
     double loss[LANES]           # of those that are done
     double z[LANES]
 
@@ -367,6 +376,7 @@ cdef void find_peak(const Softmax* t, Py_ssize_t row, const Unshifted* u, Rows* 
     cdef Block b
     cdef float buffer[CHUNK]
     cdef float top
+    cdef double most
     cdef Py_ssize_t top_at
     cdef Py_ssize_t column = 0
     cdef Py_ssize_t n
@@ -375,6 +385,9 @@ cdef void find_peak(const Softmax* t, Py_ssize_t row, const Unshifted* u, Rows* 
         r.peak[lane] = u.hole[lane]
         r.peak_term[lane] = u.hole_term[lane]
         r.rest_of_peak[lane] = u.rest[lane]
+        return
+    # Less than half, by more than both may err.
+    if u.most[lane] <= 0.499 * r.total[lane]:
         return
     while column < t.classes:
         n = min(<Py_ssize_t>CHUNK, t.classes - column)
@@ -387,7 +400,7 @@ cdef void find_peak(const Softmax* t, Py_ssize_t row, const Unshifted* u, Rows* 
                 r.peak[lane] = column + top_at
                 if t.kind == LOG_SOFTMAX:
                     r.maximum[lane] = top
-                sum_row(t, row, column + top_at, NULL, NULL, &r.rest_of_peak[lane])
+                sum_row(t, row, column + top_at, NULL, NULL, &r.rest_of_peak[lane], &most)
                 return
         column += n
 
@@ -487,7 +500,7 @@ cdef Py_ssize_t unshifted_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n,
         if t.far and t.classes <= COLUMNS:
             fetch_row(t, t.grad, row)
             fetch_row(t, t.hess, row)
-        if not (may_go_unshifted(t, row, r, u, lane) and sum_row(t, row, hole, NULL, kept, &sum)
+        if not (may_go_unshifted(t, row, r, u, lane) and sum_row(t, row, hole, NULL, kept, &sum, &u.most[lane])
                 and take_sum(t, sum, u, r, lane)):
             left += 1
             continue
@@ -524,7 +537,7 @@ cdef void shared_target(void* task, Py_ssize_t group) noexcept nogil:
 cdef void shared_sum(void* task, Py_ssize_t group) noexcept nogil:
     cdef SharedRow* s = <SharedRow*>task
     s.parts[group].others.high = sum_part(s.softmax, s.row, group * GROUP, min((group + 1) * GROUP, s.softmax.classes),
-                                          s.hole, NULL)
+                                          s.hole, NULL, &s.parts[group].top)
 
 
 cdef void shared_mix(void* task, Py_ssize_t group) noexcept nogil:

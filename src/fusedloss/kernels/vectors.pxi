@@ -188,11 +188,20 @@ cdef inline void two_exp_parts(vf a, vf b, const Exponents* k, bint cubic, bint 
     two.z_1 = z_1
 
 
+cdef inline double fold_eight(const double* v) noexcept nogil:
+    """Sum of 8 numbers, in the order 8 -> 4 -> 2 -> 1."""
+    return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]))
+
+
+cdef inline double largest_of_eight(const double* v) noexcept nogil:
+    return max(max(max(v[0], v[4]), max(v[2], v[6])), max(max(v[1], v[5]), max(v[3], v[7])))
+
+
 cdef inline double fold_vectors(vd a, vd b) noexcept nogil:
     """Sum of 16 numbers, in the order 16 -> 8 -> 4 -> 2 -> 1."""
     cdef double lanes[8]
     vd_store(lanes, vd_add(a, b))
-    return (((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7])))
+    return fold_eight(lanes)
 
 
 cdef inline Py_ssize_t next_stop(Py_ssize_t i, Py_ssize_t a, Py_ssize_t b, Py_ssize_t end) noexcept nogil:
@@ -496,13 +505,18 @@ cdef bint set_scaled_exp(ScaledExp* s, double factor, double base, double scale,
     return True
 
 
+cdef inline bint scales_powers(double factor) noexcept nogil:
+    """Whether the low part of a factor is a float."""
+    return 1e-30 < factor < 1e30 or -1e30 < factor < -1e-30 or factor == 0.0
+
+
 cdef bint set_kept(ScaledExp* s, double factor) noexcept nogil:
-    """False if the factor is so large or small that its low part may not be a float."""
+    """False if the factor is too large or too small."""
     memset(s, 0, sizeof(ScaledExp))
     s.how = KEPT_POWERS
     s.high = <float>factor
     s.low = <float>(factor - <double>s.high)
-    return 1e-30 < factor < 1e30 or -1e30 < factor < -1e-30 or factor == 0.0
+    return scales_powers(factor)
 
 
 cdef inline void two_floats(double a, double b, float* high, float* low) noexcept nogil:

@@ -1,24 +1,28 @@
-# Rows of float32 of up to 256 classes whose exponentials need no shift, 16 at a time: as unshifted_rows.pxi has them,
+# Rows of float32 of 16 to 256 classes whose exponentials need no shift, 16 at a time: as unshifted_rows.pxi has them,
 # without what costs the same for each row, however short it is.
 #
 # What rows share is done in lanes. All sums of a batch come before the first of its entries, so that these need not
-# wait for the end of a sum. The label is left out by a copy of the vector that has it. Rows that need a shift go the
-# way of long_rows.pxi.
+# wait for the end of a sum. The class that is left out has a copy of its vector. Rows that need a shift go the way of
+# long_rows.pxi.
 
 cdef enum:
-    SHORT_ROW = 256       # classes
+    SHORT_ROW = 256       # classes at most
     BATCHED = 2048        # classes of the rows of a batch that keeps its powers: with t they are 16 KiB
 
 
 cdef struct Batch:
-    # 16 rows. Masks are 0 or 1.
-    const float* x             # logits, row after row
+    # 16 rows, some of which are summed and written at a time: begin..end. Masks are 0 or 1.
     Py_ssize_t first           # row of the call
-    int32_t hole[LANES]        # the label; -1 if there is none
+    int begin
+    int end
+    const float* x             # logits from row `begin` on
+    const float* target        # likewise; NULL if there are no probabilities
+    int32_t hole[LANES]        # the label, or a class of probability above 1/2; -1 if there is none
     int64_t part[LANES]        # the row exists and is not ignored ...
     int64_t taken[LANES]       # ... and needs no shift ...
     int64_t written[LANES]     # ... and its derivatives are made from its powers
-    double term[LANES]         # exponential of the label, ...
+    double logit[LANES]        # of the hole, ...
+    double term[LANES]         # ... its exponential, ...
     float power[LANES]         # ... and the two numbers that sums would have for it
     float t[LANES]
     double sums[LANES]         # over all other classes, ...
@@ -65,39 +69,32 @@ cdef inline void sum_short_row(const float* x, Py_ssize_t classes, Py_ssize_t ho
     vd_store(sums, vd_fma(s.powers, vd_set(FL_FROM_TINY), s.rests))
 
 
-cdef void sum_batch(Batch* b, Py_ssize_t classes, int begin, int end, bint keep) noexcept nogil:
-    """OUT sums of rows begin..end."""
+cdef void sum_batch(Batch* b, Py_ssize_t classes, bint keep) noexcept nogil:
+    """OUT sums of its rows."""
     cdef double parts[128]      # 8 LANES
     cdef Exponents k = cut_exponents_of(0.0, True)
     cdef int i
     if keep:
-        for i in range(begin, end):
-            sum_short_row(b.x + i * classes, classes, b.hole[i], &k, b.powers + (i - begin) * b.stride, True,
-                          parts + 8 * i)
+        for i in range(b.begin, b.end):
+            sum_short_row(b.x + (i - b.begin) * classes, classes, b.hole[i], &k,
+                          b.powers + (i - b.begin) * b.stride, True, parts + 8 * i)
     else:
-        for i in range(begin, end):
-            sum_short_row(b.x + i * classes, classes, b.hole[i], &k, NULL, False, parts + 8 * i)
-    for i in range(begin, end):
+        for i in range(b.begin, b.end):
+            sum_short_row(b.x + (i - b.begin) * classes, classes, b.hole[i], &k, NULL, False, parts + 8 * i)
+    for i in range(b.begin, b.end):
         b.sums[i] = fold_eight(&parts[8 * i])
         b.most[i] = largest_of_eight(&parts[8 * i])
 
 
-cdef void begin_batch(const Softmax* t, Batch* b, Py_ssize_t n, Rows* r, int64_t* count) noexcept nogil:
-    """Labels and their exponentials."""
+cdef void find_holes(const Softmax* t, Batch* b, Py_ssize_t n, Rows* r, int64_t* count) noexcept nogil:
+    """OUT part, and hole, but that of probabilities."""
     cdef float labels[LANES]
-    cdef float logits[LANES]
-    cdef Exponents k = cut_exponents_of(0.0, False)
-    cdef Exponents of_sums = cut_exponents_of(0.0, True)
-    cdef vf y, e, low, power, rest
     cdef int i
-    if t.kind != CROSS_ENTROPY:
+    if t.kind != CROSS_ENTROPY or t.soft:
         for i in range(LANES):
-            b.hole[i] = -1
             b.part[i] = i < n
-            b.taken[i] = b.part[i]
-            b.term[i] = 0.0
-        return
-    if n == LANES and count[0] != MISTAKEN and usual_labels(t, b.first, labels):
+            b.hole[i] = -1
+    elif n == LANES and count[0] != MISTAKEN and usual_labels(t, b.first, labels):
         count[0] += LANES
         for i in range(LANES):
             b.hole[i] = <int32_t>labels[i]
@@ -107,8 +104,43 @@ cdef void begin_batch(const Softmax* t, Batch* b, Py_ssize_t n, Rows* r, int64_t
         for i in range(LANES):
             b.part[i] = r.label[i] >= 0
             b.hole[i] = <int32_t>r.label[i] if r.label[i] >= 0 else -1
+
+
+cdef inline int32_t large_class(const float* target, Py_ssize_t n) noexcept nogil:
+    """The first of probability above 1/2; -1 if there is none."""
+    cdef vf half = vf_set(0.5)
+    cdef vf v
+    cdef Py_ssize_t i, k
+    for i in range(0, n, 16):      # LANES
+        v = vf_load(target + i) if n - i >= LANES else vf_load_part(target + i, n - i, 0.0)
+        if vf_any_less(half, v):
+            for k in range(i, n):
+                if target[k] > <float>0.5:
+                    return <int32_t>k
+    return -1
+
+
+cdef void set_holes(const Softmax* t, Batch* b) noexcept nogil:
+    """OUT hole of probabilities; logit and what is made of it, taken."""
+    cdef Py_ssize_t at[LANES]
+    cdef float logits[LANES]
+    cdef Exponents k = cut_exponents_of(0.0, False)
+    cdef Exponents of_sums = cut_exponents_of(0.0, True)
+    cdef vf y, e, low, power, rest
+    cdef int64_t good
+    cdef int i
+    if t.soft:
+        for i in range(b.begin, b.end):
+            b.hole[i] = large_class(b.target + (i - b.begin) * t.classes, t.classes)
+    # Without a hole the first class stands in, and for rows that do not exist the last one.
     for i in range(LANES):
-        logits[i] = b.x[i * t.classes + max(b.hole[i], <int32_t>0)]
+        at[i] = min(b.first + i, t.rows - 1) * t.classes + max(b.hole[i], <int32_t>0)
+    if t.code == F32:
+        for i in range(LANES):
+            logits[i] = (<const float*>t.logits)[at[i]]
+    else:
+        for i in range(LANES):
+            logits[i] = <float>load_one(t.logits, t.code, at[i])
     y = vf_min(vf_set(<float>CEILING), vf_max(k.floor, vf_load(logits)))
     e = exp_with_low(y, &k, &low)
     set_terms(e, low, b.term)
@@ -116,37 +148,108 @@ cdef void begin_batch(const Softmax* t, Batch* b, Py_ssize_t n, Rows* r, int64_t
     vf_store(b.power, power)
     vf_store(b.t, rest)
     for i in range(LANES):
-        b.term[i] = b.term[i] if b.part[i] else 1.0
-        b.taken[i] = b.part[i] & (logits[i] >= <float>LOWEST_LABEL) & (logits[i] <= <float>HIGHEST_LABEL)
+        b.logit[i] = logits[i]
+        b.term[i] = b.term[i] if b.hole[i] >= 0 else 0.0
+    for i in range(LANES):
+        good = (b.hole[i] < 0) | ((b.logit[i] >= LOWEST_LABEL) & (b.logit[i] <= HIGHEST_LABEL))
+        b.taken[i] = b.part[i] & good if b.begin <= i < b.end else b.taken[i]
 
 
-cdef void take_sums(const Softmax* t, Batch* b, int begin, int end) noexcept nogil:
-    """Which of rows begin..end need no shift."""
-    cdef double total
+cdef void take_sums(const Softmax* t, Batch* b, Rows* r) noexcept nogil:
+    """Which rows of a batch need no shift. OUT total."""
     cdef int i
-    for i in range(begin, end):
+    # Those of earlier batches, again: loops of 16 rows become vectors.
+    for i in range(LANES):
         b.taken[i] &= (b.sums[i] < LARGEST_SUM) & (b.sums[i] >= SMALLEST_SUM)
-    if t.kind == LOGSUMEXP:
-        for i in range(begin, end):
+        r.total[i] = b.sums[i] + b.term[i]
+    if t.kind == LOGSUMEXP or t.z_loss > 0.0:
+        for i in range(LANES):
             # The logarithm of a sum near 1 has fewer digits than the sum.
-            b.taken[i] &= (b.sums[i] <= 0.6) | (b.sums[i] >= 1.7)
+            b.taken[i] &= (r.total[i] <= 0.6) | (r.total[i] >= 1.7)
+
+
+cdef void mix_short_row(const float* x, const float* target, Py_ssize_t n, const Mix* mix, double reference,
+                        double* q_sum, double* q_gap) noexcept nogil:
+    """mixed_sums_of_floats of a short row: up to four vectors in float32, then all in float64."""
+    cdef vf zero = vf_set(0.0)
+    cdef vf q = zero, product = zero, gap = zero
+    cdef vd q_even = vd_set(0.0), q_odd = vd_set(0.0), product_even = vd_set(0.0), product_odd = vd_set(0.0)
+    cdef vd gap_even = vd_set(0.0), gap_odd = vd_set(0.0)
+    cdef Py_ssize_t i
+    for i in range(0, n, 16):      # LANES
+        add_floats(x + i, target + i if target != NULL else NULL, n - i, reference, True, &q, &product, &gap)
+        if i % WIDE == WIDE - LANES or i + LANES >= n:
+            gap_even = vd_add(gap_even, vd_low(gap))
+            gap_odd = vd_add(gap_odd, vd_high(gap))
+            gap = zero
+            if target != NULL:
+                q_even = vd_add(q_even, vd_low(q))
+                q_odd = vd_add(q_odd, vd_high(q))
+                product_even = vd_add(product_even, vd_low(product))
+                product_odd = vd_add(product_odd, vd_high(product))
+                q = zero
+                product = zero
+    q_sum[0] = mix.uniform * <double>n
+    q_gap[0] = times(mix.uniform, fold_vectors(gap_even, gap_odd))
+    if target != NULL:
+        q_sum[0] += mix.keep * fold_vectors(q_even, q_odd)
+        q_gap[0] += times(mix.keep, fold_vectors(product_even, product_odd))
+    q_gap[0] *= 8.0
+    # As mix_columns has it.
+    if not isfinite(q_sum[0] + q_gap[0]):
+        mixed_sums(x, target, NULL, n, mix, reference, q_sum, q_gap)
+
+
+cdef void set_batch_options(const Softmax* t, Batch* b, Rows* r) noexcept nogil:
+    """Losses and factors with smoothing, class probabilities or z-loss, as take_options has them: of all 16 rows, since
+    those of earlier batches become what they were."""
+    cdef double anchor[LANES]
+    cdef double term[LANES]
+    cdef double rest[LANES]
+    cdef double logs[LANES]
+    cdef Mix mix = mix_of(t)
+    cdef Py_ssize_t at
+    cdef int i
+    for i in range(LANES):
+        log_parts(r.total[i], b.hole[i] >= 0, b.logit[i], b.term[i], b.sums[i], anchor + i, term + i, rest + i)
+        set_reference(b.logit[i], (b.hole[i] >= 0) & (b.term[i] >= b.sums[i]), r, i)
+        r.rest[i] = b.sums[i]
+    logs_of_batch(rest, term, 1.0, logs)
+    if mixes(t):
+        for i in range(b.begin, b.end):
+            at = (i - b.begin) * t.classes
+            mix_short_row(b.x + at, b.target + at if t.soft else NULL, t.classes, &mix, r.maximum[i], r.q_sum + i,
+                          r.q_gap + i)
+    for i in range(LANES):
+        r.log_total[i] = logs[i] + (anchor[i] - r.maximum[i])
+    finish_options(t, r, logs, b.term, 0, LANES)
+    for i in range(LANES):
+        r.loss[i] = r.loss[i] if b.taken[i] else 0.0
+        r.z[i] = r.z[i] if b.taken[i] else 0.0
 
 
 cdef void set_batch_factors(const Softmax* t, Batch* b, const double* weights, Rows* r) noexcept nogil:
-    """OUT what the derivatives of a whole batch are made of."""
-    cdef double p, f
+    """OUT what the derivatives of a batch are made of."""
+    cdef double p, q, f
     cdef bint gradient = t.hess == NULL
+    cdef bint options = has_options(t)
     cdef int i
+    if not options:
+        for i in range(LANES):
+            r.p_factor[i] = weights[i] / t.divisor
     for i in range(LANES):
-        r.total[i] = b.sums[i] + b.term[i]
-        r.p_factor[i] = weights[i] / t.divisor
         b.factor[i] = r.p_factor[i] / r.total[i]
-        r.special[i] = -(b.sums[i] * b.factor[i])
-    for i in range(LANES):
         p = max(r.p_factor[i], -r.p_factor[i])
         f = max(b.factor[i], -b.factor[i])
         b.written[i] = (b.taken[i] & (((p > 9.1e-13) & (p < 1.1e12) & (f > 1e-30) & (f < 1e30))
                                       | ((p == 0.0) & gradient)))
+    if not options:
+        for i in range(LANES):
+            r.special[i] = -(b.sums[i] * b.factor[i])
+    elif mixes(t):
+        for i in range(LANES):
+            q = max(r.q_factor[i], -r.q_factor[i])
+            b.written[i] &= (q > 9.1e-13) & (q < 1.1e12)
 
 
 cdef inline float largest_of(const float* x, Py_ssize_t n) noexcept nogil:
@@ -158,39 +261,22 @@ cdef inline float largest_of(const float* x, Py_ssize_t n) noexcept nogil:
     return vf_largest(vf_max(vf_load_part(x + n // 16 * 16, n % 16, -INFINITY), best))
 
 
-cdef double sum_without(Batch* b, Py_ssize_t classes, int row, int32_t other) noexcept nogil:
-    """The sum of a row over all classes but another one."""
-    cdef int32_t hole = b.hole[row]
-    cdef double sum = b.sums[row]
-    cdef double other_sum
-    b.hole[row] = other
-    sum_batch(b, classes, row, row + 1, False)
-    other_sum = b.sums[row]
-    b.hole[row] = hole
-    b.sums[row] = sum
-    return other_sum
-
-
-cdef void find_batch_peaks(const Softmax* t, Batch* b, int begin, int end, Rows* r) noexcept nogil:
-    """The class whose p is above 1/2, if there is one, and the sum over all others: of rows begin..end."""
+cdef void find_batch_peaks(const Softmax* t, Batch* b, Rows* r) noexcept nogil:
+    """The class whose p is above 1/2, if there is one, and the sum over all others."""
     cdef const float* x
     cdef float top
+    cdef double most
     cdef Py_ssize_t c
     cdef int i
     for i in range(LANES):
         r.peak[i] = -1
-        r.peak_low[i] = 0.0
-        r.rest_of_peak_low[i] = 0.0
-        r.pp_factor[i] = 0.0
-        r.log_total[i] = 0.0
-        r.maximum[i] = 0.0
-    for i in range(begin, end):
+    for i in range(b.begin, b.end):
         if b.hole[i] >= 0 and b.term[i] >= b.sums[i]:
             r.peak[i] = b.hole[i]
             r.peak_term[i] = b.term[i]
             r.rest_of_peak[i] = b.sums[i]
         elif b.taken[i] and b.most[i] > 0.499 * r.total[i]:
-            x = b.x + i * t.classes
+            x = b.x + (i - b.begin) * t.classes
             top = largest_of(x, t.classes)
             r.peak_term[i] = exp_shifted(<double>top, <double>0.0, magic_of(0.0, <double>0), floor_of(0.0, <double>0))
             if r.peak_term[i] > 0.5 * r.total[i]:
@@ -198,8 +284,9 @@ cdef void find_batch_peaks(const Softmax* t, Batch* b, int begin, int end, Rows*
                     if x[c] == top:
                         r.peak[i] = c
                         break
-                r.maximum[i] = top
-                r.rest_of_peak[i] = sum_without(b, t.classes, i, <int32_t>r.peak[i])
+                if t.kind == LOG_SOFTMAX:
+                    r.maximum[i] = top
+                r.rest_of_peak[i] = sum_part(t, b.first + i, 0, t.classes, r.peak[i], NULL, &most)
 
 
 cdef void logs_of_batch(const double* rest, const double* term, double one, double* logs) noexcept nogil:
@@ -272,58 +359,107 @@ cdef inline void write_short_logarithms(const float* x, Py_ssize_t classes, floa
         vf_store_part(out + whole, vf_sub(vf_sub(v, high), low), classes - whole)
 
 
-cdef void write_batch(const Softmax* t, Batch* b, int begin, int end, const Rows* r, float* grad,
-                      float* hess) noexcept nogil:
-    """Outputs of those of rows begin..end that are written here, or ignored: grad and hess are where row `begin`
-    goes."""
+cdef inline vf mixed_entry(vf g, vf q, vf uniform, vf q_high, vf q_low) noexcept nogil:
+    """As write_mixed has it."""
+    return vf_nfma(q_high, q, vf_nfma(q_low, q, vf_sub(g, uniform)))
+
+
+cdef void write_mixed_row(const Softmax* t, const Batch* b, const Rows* r, int i, const float* powers, float* out,
+                          float* hess, bint over) noexcept nogil:
+    """Gradient and Hessian of row i with smoothing, class probabilities or z-loss. over: as write_short_row has it."""
+    cdef Py_ssize_t classes = t.classes
+    cdef const float* target = b.target + (i - b.begin) * classes if b.target != NULL else NULL
+    cdef Mix mix = mix_of(t)
+    cdef double keep = r.q_factor[i] * mix.keep
+    cdef vf high = vf_set(<float>b.factor[i])
+    cdef vf low = vf_set(<float>(b.factor[i] - <double><float>b.factor[i]))
+    cdef vf backs = vf_set(<float>(1.0 / r.p_factor[i]))
+    cdef vf pp = vf_set(<float>r.pp_factor[i])
+    cdef vf uniform = vf_set(<float>(r.q_factor[i] * mix.uniform))
+    cdef vf q_high = vf_set(<float>keep)
+    cdef vf q_low = vf_set(<float>(keep - <double><float>keep))
+    cdef vf g, h, q, p
+    cdef Py_ssize_t at, n
+    q = vf_set(0.0)
+    for at in range(0, classes, 16):      # LANES
+        n = classes - at
+        g = kept_entry(powers + at, high, low)
+        if hess != NULL:
+            p = vf_mul(g, backs)
+            h = vf_fma(vf_mul(pp, p), p, hess_of_grad(g, backs))
+            if n >= LANES or over:
+                vf_store(hess + at, h)
+            else:
+                vf_store_part(hess + at, h, n)
+        if target != NULL:
+            q = vf_load(target + at) if n >= LANES else vf_load_part(target + at, n, 0.0)
+        g = mixed_entry(g, q, uniform, q_high, q_low)
+        if n >= LANES or over:
+            vf_store(out + at, g)
+        else:
+            vf_store_part(out + at, g, n)
+
+
+cdef void write_batch(const Softmax* t, Batch* b, const Rows* r, float* grad, float* hess) noexcept nogil:
+    """Outputs of those of its rows that are written here, or ignored: grad and hess are where the first one goes."""
     cdef Py_ssize_t classes = t.classes
     cdef float* powers = b.powers
     cdef float high, low
+    cdef double special
+    cdef Mix mix = mix_of(t)
+    cdef bint options = has_options(t)
     cdef bint over
     # Outputs that replace logits must leave those of the next row alone until it is its turn.
-    cdef bint apart = <const float*>grad != b.x + begin * classes
+    cdef bint apart = <const float*>grad != b.x
+    cdef Py_ssize_t at
     cdef int i
-    for i in range(begin, end):
-        over = i + 1 < end and (b.written[i + 1] or not b.part[i + 1])
+    for i in range(b.begin, b.end):
+        over = i + 1 < b.end and (b.written[i + 1] or not b.part[i + 1])
+        at = (i - b.begin) * classes
         if not b.part[i]:
             memset(grad, 0, classes * sizeof(float))
             if hess != NULL:
                 memset(hess, 0, classes * sizeof(float))
         elif b.written[i] and t.kind == LOG_SOFTMAX:
             two_floats(r.maximum[i], r.log_total[i], &high, &low)
-            write_short_logarithms(b.x + i * classes, classes, high, low, grad, over and apart)
+            write_short_logarithms(b.x + at, classes, high, low, grad, over and apart)
             if r.peak[i] >= 0:
                 grad[r.peak[i]] = <float>-r.log_total[i]
         elif b.written[i]:
+            special = r.special[i]
             if b.hole[i] >= 0:
                 powers[b.hole[i]] = b.power[i]
                 powers[BATCHED + b.hole[i]] = b.t[i]
-            if hess == NULL:
+                if b.target != NULL:
+                    special = soft_gradient_at_maximum(r, i, b.term[i] / r.total[i],
+                                                       fma(mix.keep, <double>b.target[at + b.hole[i]], mix.uniform))
+            if options:
+                write_mixed_row(t, b, r, i, powers, grad, hess, over)
+            elif hess == NULL:
                 write_short_row(powers, classes, b.factor[i], 0.0, grad, NULL, False, over)
             else:
                 write_short_row(powers, classes, b.factor[i], <float>(1.0 / r.p_factor[i]), grad, hess, True, over)
-                if r.peak[i] >= 0:
-                    hess[r.peak[i]] = <float>hessian_at_peak(r, i)
+            if hess != NULL and r.peak[i] >= 0:
+                hess[r.peak[i]] = <float>hessian_at_peak(r, i)
             if b.hole[i] >= 0:
-                grad[b.hole[i]] = <float>r.special[i]
+                grad[b.hole[i]] = <float>special
         grad += classes
         if hess != NULL:
             hess += classes
         powers += b.stride
 
 
-cdef void store_batch(const Softmax* t, const Batch* b, int begin, int end, char* data,
-                      const float* rows) noexcept nogil:
-    """Those rows from where write_batch has put them: together, if it has put them all."""
-    cdef int step = end - begin
-    cdef int i = begin
-    for i in range(begin, end):
+cdef void store_batch(const Softmax* t, const Batch* b, char* data, const float* rows) noexcept nogil:
+    """Its rows from where write_batch has put them: together, if it has put them all."""
+    cdef int step = b.end - b.begin
+    cdef int i
+    for i in range(b.begin, b.end):
         if b.part[i] and not b.written[i]:
             step = 1
-    i = begin
-    while i < end:
+    i = b.begin
+    while i < b.end:
         if b.written[i] or not b.part[i]:
-            store(data, t.code, (b.first + i) * t.classes, step * t.classes, rows + (i - begin) * t.classes,
+            store(data, t.code, (b.first + i) * t.classes, step * t.classes, rows + (i - b.begin) * t.classes,
                   t.stream and step > 1)
         i += step
 
@@ -349,13 +485,14 @@ cdef void finish_left(const Softmax* t, const Batch* b, Py_ssize_t n, Rows* r) n
 
 cdef void set_batch_losses(const Softmax* t, const Batch* b, const double* weights, bint weighted,
                            Rows* r) noexcept nogil:
+    """Without options."""
     cdef double rest[LANES]
     cdef double term[LANES]
     cdef bint hard = t.kind == CROSS_ENTROPY
     cdef int i
     for i in range(LANES):
         rest[i] = b.sums[i] if b.taken[i] else 0.0
-        term[i] = b.term[i] if hard else 1.0
+        term[i] = b.term[i] if hard and b.taken[i] else 1.0
         r.z[i] = 0.0
     logs_of_batch(rest, term, 1.0 if hard else 0.0, r.loss)
     if weighted:
@@ -363,70 +500,115 @@ cdef void set_batch_losses(const Softmax* t, const Batch* b, const double* weigh
             r.loss[i] = times(weights[i], r.loss[i]) if b.taken[i] else 0.0
 
 
+cdef void read_batch_weights(const Softmax* t, const Batch* b, double* weights, Rows* r) noexcept nogil:
+    """OUT s w_y, 1 where there is none, and both apart."""
+    cdef int i
+    for i in range(LANES):
+        r.sample[i] = 1.0
+        r.class_weight[i] = 1.0
+        if b.part[i]:
+            if t.sample_weight != NULL:
+                r.sample[i] = load_one(t.sample_weight, t.sample_code, b.first + i)
+            if t.weight != NULL and not t.soft:
+                r.class_weight[i] = load_one(t.weight, t.weight_code, b.hole[i])
+        weights[i] = r.sample[i] * r.class_weight[i]
+
+
+cdef void clear_extras(Rows* r) noexcept nogil:
+    """What losses and derivatives without options do not set."""
+    cdef int i
+    for i in range(LANES):
+        r.maximum[i] = 0.0
+        r.log_total[i] = 0.0
+        r.pp_factor[i] = 0.0
+        r.z[i] = 0.0
+        r.q_sum[i] = 0.0
+        r.q_gap[i] = 0.0
+        r.peak_low[i] = 0.0
+        r.rest_of_peak_low[i] = 0.0
+
+
 cdef bint batched_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, bint weighted, Product* product,
                        int64_t* count, Rows* r) noexcept nogil:
-    """Up to 16 rows of up to SHORT_ROW classes, without options. OUT losses, in r, whether they are all in the product
-    instead."""
-    cdef float buffer[4096]           # SHORT_ROW LANES
-    cdef float hess_buffer[2048]      # BATCHED
+    """Up to 16 rows of up to SHORT_ROW classes. OUT losses, in r, unless they are all in the product instead: True
+    then."""
+    cdef float buffer[2048]           # BATCHED, each
+    cdef float hess_buffer[2048]
+    cdef float targets[2048]
     cdef double weights[LANES]
     cdef double v[LANES]
     cdef Batch b
+    cdef bint options = has_options(t)
     cdef bint keep = t.grad != NULL and t.kind != LOG_SOFTMAX
     cdef bint straight = t.code == F32 and not t.stream
-    cdef bint multiplied = t.sums != NULL and not weighted
+    cdef bint multiplied = t.sums != NULL and not weighted and not options
     cdef int64_t left = 0
     cdef int size = LANES
-    cdef int begin = 0
-    cdef int i, end
+    cdef Py_ssize_t begin, rows
+    cdef int i
     cdef float* g
     cdef float* h = NULL
     b.first = first
+    b.begin = 0
+    b.target = NULL
     b.stride = (t.classes + LANES - 1) // LANES * LANES
-    if keep:
+    if keep or t.soft or not straight or t.code != F32:
         size = <int>min(<Py_ssize_t>LANES, BATCHED // b.stride)
-    b.x = whole_rows(t.logits, t.code, t.classes, first, n, buffer)
-    begin_batch(t, &b, n, r, count)
-    for i in range(LANES):
-        weights[i] = 1.0
-        b.sums[i] = 1.0
-    if weighted:
-        for i in range(n):
-            if b.part[i]:
-                if t.sample_weight != NULL:
-                    weights[i] = load_one(t.sample_weight, t.sample_code, first + i)
-                if t.weight != NULL:
-                    weights[i] = weights[i] * load_one(t.weight, t.weight_code, b.hole[i])
-    while begin < n:
-        end = <int>min(<Py_ssize_t>(begin + size), n)
+    find_holes(t, &b, n, r, count)
+    if weighted or options:
+        read_batch_weights(t, &b, weights, r)
+    else:
+        for i in range(LANES):
+            weights[i] = 1.0
+    if n > size or n < LANES:
+        for i in range(LANES):
+            b.sums[i] = 1.0
+            b.taken[i] = 0
+    if options or t.hess != NULL or t.kind == LOG_SOFTMAX:
+        clear_extras(r)
+    while b.begin < n:
+        b.end = <int>min(<Py_ssize_t>(b.begin + size), n)
+        begin = (first + b.begin) * t.classes
+        rows = b.end - b.begin
+        b.x = load(t.logits, t.code, begin, rows * t.classes, buffer)
+        if t.soft:
+            b.target = load(t.target, t.target_code, begin, rows * t.classes, targets)
         if t.far:
-            for i in range(begin, end):
+            for i in range(b.begin, b.end):
                 fetch_row(t, t.grad, first + i)
                 fetch_row(t, t.hess, first + i)
-        sum_batch(&b, t.classes, begin, end, keep)
-        take_sums(t, &b, begin, end)
+        if t.kind == CROSS_ENTROPY:
+            set_holes(t, &b)
+        else:
+            for i in range(LANES):
+                b.term[i] = 0.0
+                b.taken[i] = b.part[i]
+        sum_batch(&b, t.classes, keep)
+        take_sums(t, &b, r)
+        if options:
+            set_batch_options(t, &b, r)
         if t.grad != NULL:
             set_batch_factors(t, &b, weights, r)
             if t.kind == LOG_SOFTMAX or t.hess != NULL:
-                find_batch_peaks(t, &b, begin, end, r)
+                find_batch_peaks(t, &b, r)
             if t.kind == LOG_SOFTMAX:
                 for i in range(LANES):
                     b.written[i] = b.taken[i]
                 set_log_totals(&b, r)
-            g = <float*>t.grad + (first + begin) * t.classes if straight else &buffer[0] + begin * t.classes
+            g = <float*>t.grad + begin if straight else &buffer[0]
             if t.hess != NULL:
-                h = <float*>t.hess + (first + begin) * t.classes if straight else &hess_buffer[0]
-            write_batch(t, &b, begin, end, r, g, h)
+                h = <float*>t.hess + begin if straight else &hess_buffer[0]
+            write_batch(t, &b, r, g, h)
             if not straight:
-                store_batch(t, &b, begin, end, t.grad, g)
+                store_batch(t, &b, t.grad, g)
                 if h != NULL:
-                    store_batch(t, &b, begin, end, t.hess, h)
-        begin = end
+                    store_batch(t, &b, t.hess, h)
+        b.begin = b.end
     if multiplied:
         for i in range(LANES):
             v[i] = b.sums[i] / b.term[i] if b.taken[i] else 0.0
         multiply(product, v)
-    elif t.sums != NULL or t.losses != NULL:
+    elif not options and (t.sums != NULL or t.losses != NULL):
         set_batch_losses(t, &b, weights, weighted, r)
     for i in range(LANES):
         left |= b.part[i] & (1 - (b.taken[i] & (b.written[i] if t.grad != NULL else 1)))

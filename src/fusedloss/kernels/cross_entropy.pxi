@@ -405,9 +405,10 @@ cdef void finish(const Softmax* t, Rows* r) noexcept nogil:
             ratio = r.rest[i] / r.total[i]
             ratio = ratio + (fma(-ratio, r.total[i], r.rest[i]) + rest_lows[i] - ratio * r.total_low[i]) / r.total[i]
             r.special[i] = one_nan(-coefficient * ratio)
+    elif t.kind != CROSS_ENTROPY:
+        finish_logsumexp(r)
     else:
-        for i in range(LANES):
-            finish_options(t, r, i)
+        finish_options(t, r, r.loss, e, 0, LANES)
 
     # 3. Rows that take no part.
     for i in range(LANES):
@@ -418,53 +419,61 @@ cdef void finish(const Softmax* t, Rows* r) noexcept nogil:
 cdef inline double mixed_loss(double coefficient, const Rows* r, int lane) noexcept nogil:
     """coefficient * sum_c q_c (-log p_c). The coefficient belongs to each term: where it is 0, so is the sum, even one
     of inf - inf; a nan in the logits or the q_c is seen in log_total or q_sum."""
-    if coefficient == 0.0:
-        return 0.0 * r.q_sum[lane] * r.log_total[lane]
-    return coefficient * (r.q_sum[lane] * r.log_total[lane] + r.q_gap[lane])
+    cdef double nothing = 0.0 * r.q_sum[lane] * r.log_total[lane]
+    cdef double loss = coefficient * (r.q_sum[lane] * r.log_total[lane] + r.q_gap[lane])
+    return nothing if coefficient == 0.0 else loss
 
 
-cdef void finish_options(const Softmax* t, Rows* r, int lane) noexcept nogil:
-    """Losses and factors of a row where there is more than a plain loss of hard labels."""
-    cdef double e, hard, uniform, coefficient
-    cdef double lse = r.maximum[lane] + r.log_total[lane]
-    cdef double extra = 0.0
-    if t.kind != CROSS_ENTROPY:
-        r.p_factor[lane] = 1.0
-        if r.maximum[lane] == INFINITY:
-            lse = INFINITY
-        elif r.maximum[lane] == -INFINITY:
-            lse = r.maximum[lane] + r.others[lane]    # nan if the sum has met one
-        r.loss[lane] = lse
-        return
-    r.q_factor[lane] = 0.0
+cdef void finish_logsumexp(Rows* r) noexcept nogil:
+    cdef int i
+    for i in range(LANES):
+        r.p_factor[i] = 1.0
+        r.loss[i] = r.maximum[i] + r.log_total[i]
+        if r.maximum[i] == INFINITY:
+            r.loss[i] = INFINITY
+        elif r.maximum[i] == -INFINITY:
+            r.loss[i] = r.maximum[i] + r.others[i]    # nan if the sum has met one
+
+
+cdef inline void finish_options(const Softmax* t, Rows* r, const double* own, const double* label_term, int begin,
+                                int end) noexcept nogil:
+    """Losses and factors of rows begin..end where there is more than a plain loss of hard labels. own: -log p_y;
+    label_term: E_y. Loops without branches, which compilers turn into vectors."""
+    cdef double lse, hard, uniform, more
+    cdef int i
     if t.soft:
-        coefficient = r.sample[lane] / t.divisor
-        r.loss[lane] = mixed_loss(r.sample[lane], r, lane)
-        r.p_factor[lane] = coefficient * r.q_sum[lane]
-        r.q_factor[lane] = coefficient
+        for i in range(begin, end):
+            r.loss[i] = mixed_loss(r.sample[i], r, i)
+            r.q_factor[i] = r.sample[i] / t.divisor
+            r.p_factor[i] = r.q_factor[i] * r.q_sum[i]
+            r.extra[i] = 0.0
     else:
-        hard = r.sample[lane] * ((1.0 - t.smoothing) * r.class_weight[lane])
-        coefficient = hard / t.divisor
-        r.loss[lane] = times(hard, r.loss[lane])
-        r.p_factor[lane] = coefficient
+        for i in range(begin, end):
+            hard = r.sample[i] * ((1.0 - t.smoothing) * r.class_weight[i])
+            r.loss[i] = times(hard, own[i])
+            r.p_factor[i] = hard / t.divisor
+            r.q_factor[i] = 0.0
+            r.extra[i] = 0.0
+            r.special[i] = -r.p_factor[i] * (r.rest[i] / r.total[i])
         if t.smoothing > 0.0:
-            uniform = r.sample[lane] * (t.smoothing / <double>t.classes)
-            r.loss[lane] += mixed_loss(uniform, r, lane)
-            r.q_factor[lane] = uniform / t.divisor
-            extra = r.q_factor[lane] * t.weight_sum
+            for i in range(begin, end):
+                uniform = r.sample[i] * (t.smoothing / <double>t.classes)
+                r.loss[i] = r.loss[i] + mixed_loss(uniform, r, i)
+                r.q_factor[i] = uniform / t.divisor
+                r.extra[i] = r.q_factor[i] * t.weight_sum
     if t.z_loss > 0.0:
-        r.z[lane] = times(r.sample[lane] * t.z_loss, lse * lse)
-        r.pp_factor[lane] = 2.0 * (r.sample[lane] * t.z_loss) / t.z_divisor
-        extra += r.pp_factor[lane] * lse
-    r.p_factor[lane] += extra
-    r.extra[lane] = extra
+        for i in range(begin, end):
+            lse = r.maximum[i] + r.log_total[i]
+            r.z[i] = times(r.sample[i] * t.z_loss, lse * lse)
+            r.pp_factor[i] = 2.0 * (r.sample[i] * t.z_loss) / t.z_divisor
+            r.extra[i] = r.extra[i] + r.pp_factor[i] * lse
+    for i in range(begin, end):
+        r.p_factor[i] = r.p_factor[i] + r.extra[i]
     if not t.soft:
-        # The label: -hard (1 - p_y), and what smoothing and z-loss add there.
-        r.special[lane] = -coefficient * (r.rest[lane] / r.total[lane])
-        if extra != 0.0 or r.q_factor[lane] != 0.0:
-            e = exp_shifted(r.logit[lane], r.base[lane], magic_of(r.scale[lane], <double>0),
-                            floor_of(r.scale[lane], <double>0))
-            r.special[lane] += extra * (e / r.total[lane]) - r.q_factor[lane] * r.class_weight[lane]
+        for i in range(begin, end):
+            # The label: -hard (1 - p_y), and what smoothing and z-loss add there.
+            more = r.extra[i] * (label_term[i] / r.total[i]) - r.q_factor[i] * r.class_weight[i]
+            r.special[i] = r.special[i] + (0.0 if (r.extra[i] == 0.0) & (r.q_factor[i] == 0.0) else more)
 
 
 cdef void read_row_options(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r, int64_t* count) noexcept nogil:
@@ -515,7 +524,7 @@ cdef void softmax_block(Softmax* t, Py_ssize_t block, real tag) noexcept nogil:
     cdef bint direct = (real is float and side_by_side and t.inner == 1 and plain(t)
                         and (weighted or t.divisor < 1e12))
     cdef bint unshifting = real is float and not side_by_side and unshiftable(t)
-    cdef bint batching = unshifting and t.classes <= SHORT_ROW and not has_options(t)
+    cdef bint batching = real is float and not side_by_side and batches(t) and t.classes <= SHORT_ROW
     memset(&total, 0, sizeof(LaneSums))
     memset(&z_total, 0, sizeof(LaneSums))
     clear_product(&product)

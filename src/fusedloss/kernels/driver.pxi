@@ -427,8 +427,8 @@ cdef double softmax_ns(const Softmax* t) noexcept:
         row = 15.0 + 1.6 * <double>t.classes
         if plain(t) and t.code != F64 and t.inner == 1:
             row = 5.0 + 0.5 * <double>t.classes
-    elif t.classes <= SHORT_ROW and t.code != F64 and not has_options(t):
-        row = 15.0 + 0.35 * <double>t.classes
+    elif t.classes <= SHORT_ROW and batches(t):
+        row = 15.0 + 0.35 * <double>t.classes + (25.0 if has_options(t) else 0.0)
     else:
         row = 55.0 + 0.26 * <double>t.classes
     return <double>t.rows * row * (1.6 if t.grad != NULL or t.hess != NULL else 1.0) * (2.0 if t.code == F64 else 1.0)
@@ -540,7 +540,7 @@ cdef int share_rows(Softmax* t, int threads) except -1:
                 done = (sum_row(t, s.row, s.hole, s.parts, NULL, &sum, &u.most[0])
                         and take_sum(t, sum, &u, &r, 0))
             if done and has_options(t):
-                set_reference(&u, &r, 0)
+                set_reference(r.logit[0], s.hole >= 0 and u.hole_term[0] >= u.rest[0], &r, 0)
                 if mixes(t):
                     run(shared_mix, &s, groups, threads, ns)
                     mix_row(t, s.row, s.parts, &r, 0)

@@ -8,17 +8,28 @@
 # bits on both.
 
 cdef enum:
-    SIDE_ROW = 63         # classes up to which 16 rows go side by side, of float32 without options, ...
-    FEW_CLASSES = 40      # ... and all else
+    # Classes up to which 16 rows go side by side:
+    SIDE_ROW = 63         # float32 without options
+    MIXED_ROW = 15        # ... with them. batched_rows.pxi takes no less than a vector.
+    FEW_CLASSES = 40      # float64, and class weights beside others
     TILE = 64             # classes of 16 rows held in scratch at a time
     MULTIPLIED = 8        # rows in each lane for one logarithm
     COPIED = 16           # classes from which on outputs go past the caches, by way of a copy; of fewer it would wait
     DIRECT = 60           # up to this gap between the maximum and the label E_y is far from underflow
 
 
+cdef inline bint batches(const Softmax* t) noexcept nogil:
+    """Whether batched_rows.pxi has these rows, if they are neither few nor long."""
+    return unshiftable(t) and not (mixes(t) and t.weight != NULL)
+
+
 cdef inline bint few_classes(const Softmax* t) noexcept nogil:
     """Whether 16 rows go side by side."""
-    return t.inner > 1 or t.classes <= (SIDE_ROW if t.code != F64 and not has_options(t) else FEW_CLASSES)
+    if t.inner > 1:
+        return True
+    if batches(t):
+        return t.classes <= (MIXED_ROW if has_options(t) else SIDE_ROW)
+    return t.classes <= FEW_CLASSES
 
 
 cdef inline bint plain(const Softmax* t) noexcept nogil:

@@ -321,16 +321,17 @@ cdef void mix_group(const Softmax* t, Py_ssize_t row, Py_ssize_t group, RowScan*
         column += n
 
 
-cdef inline uint64_t exponent_bits(double sum) noexcept nogil:
-    return fl_bits_f64(sum) >> 52
+cdef inline double floor_log2(double sum) noexcept nogil:
+    """n where 2^n <= sum < 2^(n + 1). By an addition, since there are no vectors of conversions."""
+    return fl_double_bits((fl_bits_f64(sum) >> 52) | (<uint64_t>0x433 << 52)) - (4503599627370496.0 + 1023.0)
 
 
-cdef void set_reference(const Unshifted* u, Rows* r, int lane) noexcept nogil:
+cdef inline void set_reference(double logit, bint most, Rows* r, int lane) noexcept nogil:
     """OUT maximum, which gaps are measured from: log S to within 1/2, so that losses are no differences of larger
-    numbers; exactly the logit of a class that is most of S."""
-    r.maximum[lane] = r.logit[lane]
-    if u.hole[lane] < 0 or u.hole_term[lane] < u.rest[lane]:
-        r.maximum[lane] = <float>((<double>exponent_bits(r.total[lane]) - 1022.5) * FL_LN2_HI)
+    numbers; exactly the logit of the class that is left out if it is most of S."""
+    r.maximum[lane] = logit
+    if not most:
+        r.maximum[lane] = <float>((floor_log2(r.total[lane]) + 0.5) * FL_LN2_HI)
 
 
 cdef void mix_row(const Softmax* t, Py_ssize_t row, RowScan* parts, Rows* r, int lane) noexcept nogil:
@@ -350,22 +351,25 @@ cdef void mix_row(const Softmax* t, Py_ssize_t row, RowScan* parts, Rows* r, int
         r.q_gap[lane] += part.q_gap
 
 
+cdef inline void log_parts(double total, bint hole, double logit, double hole_term, double rest_of_hole,
+                           double* anchor, double* term, double* rest) noexcept nogil:
+    """OUT log S = anchor + log(1 + rest / term), whether a class is left out or not."""
+    cdef double exponent = floor_log2(total)
+    cdef double power = fl_double_bits(fl_bits_f64(total) & <uint64_t>0xfff0000000000000)
+    anchor[0] = logit if hole else fma(exponent, FL_LN2_HI, exponent * FL_LN2_LO)
+    term[0] = hole_term if hole else power
+    rest[0] = rest_of_hole if hole else total - power
+
+
 cdef void take_options(const Softmax* t, Unshifted* u, Rows* r, int lane) noexcept nogil:
     """Losses and factors of a row with smoothing, class probabilities or z-loss, from its sums."""
-    cdef double anchor = r.logit[lane]
-    cdef double term = u.hole_term[lane]
-    cdef double rest = u.rest[lane]
-    # log S = anchor + log(1 + rest / term), also where no class is left out
-    if u.hole[lane] < 0:
-        anchor = <double>exponent_bits(r.total[lane]) - 1023.0
-        anchor = fma(anchor, FL_LN2_HI, anchor * FL_LN2_LO)
-        term = fl_double_bits(exponent_bits(r.total[lane]) << 52)
-        rest = r.total[lane] - term
+    cdef double anchor, term, rest
+    log_parts(r.total[lane], u.hole[lane] >= 0, r.logit[lane], u.hole_term[lane], u.rest[lane], &anchor, &term, &rest)
     r.loss[lane] = log_of(1.0, rest / term)
     r.log_total[lane] = r.loss[lane] + (anchor - r.maximum[lane])
     r.rest[lane] = u.rest[lane]
     r.apart[lane] = u.hole[lane]
-    finish_options(t, r, lane)
+    finish_options(t, r, r.loss, u.hole_term, lane, lane + 1)
     u.loss[lane] = r.loss[lane]
     u.z[lane] = r.z[lane]
 
@@ -505,7 +509,7 @@ cdef Py_ssize_t unshifted_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n,
             left += 1
             continue
         if has_options(t):
-            set_reference(u, r, lane)
+            set_reference(r.logit[lane], hole >= 0 and u.hole_term[lane] >= u.rest[lane], r, lane)
             if mixes(t):
                 mix_row(t, row, NULL, r, lane)
             if t.grad != NULL:

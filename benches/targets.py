@@ -83,8 +83,9 @@ REASONS: dict[str, str] = {
         "caches, powers kept for both outputs (kept, 20 %)."
     ),
     "`softmax`, `log_softmax`, large float32": (
-        "As value_and_grad. log_softmax, with log S in two floats, takes 33 cycles a line on "
-        "x86-64-v3, where softmax takes 31."
+        "As value_and_grad. log_softmax, with log S in two floats, takes 28.5 cycles a line on "
+        "x86-64-v3, where softmax takes 31. Tried: no search for a large p where partial sums "
+        "rule it out (kept, 16 %), float32 instead of float64 (kept), outputs past the caches."
     ),
     "`sigmoid`, `log_sigmoid`, `softplus`, large float32": (
         "softplus: 23 cycles a line, where the copy takes 18.5. Tried: one loop instead of two, "
@@ -94,8 +95,20 @@ REASONS: dict[str, str] = {
     "`logsumexp`, large float32": ("As the value of `cross_entropy`."),
     "cached sizes, `cross_entropy`, BCE and MSE, value and value_and_grad, on one thread": (
         "The limit counts fewer operations than correct rounding of small results takes: on "
-        "x86-64-v3 11 cycles a line, where rows of 100 classes take 10 to be transposed and 19 for "
-        "exp and sums in float64. Tried: as with few classes."
+        "x86-64-v3 11 cycles a line, where an exponential with its sum takes 17; a row of 100 "
+        "classes is 7 vectors, one of 4 classes, and 40 cycles of its own. Tried: as with few "
+        "classes, side by side (29 cycles a line), row by row (27, kept; 64 to 256 classes), with "
+        "what rows share in lanes (kept, 100 cycles a row)."
+    ),
+    "cached sizes: all threads against one, from 100 µs of work on": (
+        "Where the machine's other cores are busy, the second thread has less of its core: BCE of "
+        "1000000 items, calls in turn, 756 against 468 µs, 1.60, in the hour of a run that had "
+        "1.01; 1.74 in a run before."
+    ),
+    "every row, against the best peer": (
+        "mse_loss grad_and_hess, 1000000 items: 8 MB of outputs, through the last-level cache, "
+        "which is shared: 200 µs where they are in it, 700 where they are not, past the caches 360 "
+        "and 430. Outputs go past them from 12 MiB on."
     ),
     "... of `cross_entropy` and `binary_cross_entropy_with_logits`, against the best peer": (
         "Class probabilities, 4096x1000: 34 cycles for 16 classes in the cache; 1.3 to 1.6 times "

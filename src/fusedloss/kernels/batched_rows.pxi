@@ -230,7 +230,6 @@ cdef void set_batch_options(const Softmax* t, Batch* b, Rows* r) noexcept nogil:
 
 cdef void set_batch_factors(const Softmax* t, Batch* b, const double* weights, Rows* r) noexcept nogil:
     """OUT what the derivatives of a batch are made of."""
-    cdef double p, q, f
     cdef bint gradient = t.hess == NULL
     cdef bint options = has_options(t)
     cdef int i
@@ -239,54 +238,23 @@ cdef void set_batch_factors(const Softmax* t, Batch* b, const double* weights, R
             r.p_factor[i] = weights[i] / t.divisor
     for i in range(LANES):
         b.factor[i] = r.p_factor[i] / r.total[i]
-        p = max(r.p_factor[i], -r.p_factor[i])
-        f = max(b.factor[i], -b.factor[i])
-        b.written[i] = (b.taken[i] & (((p > 9.1e-13) & (p < 1.1e12) & (f > 1e-30) & (f < 1e30))
-                                      | ((p == 0.0) & gradient)))
+        b.written[i] = b.taken[i] & scales_powers(b.factor[i])
+        b.written[i] &= holds(r.p_factor[i]) | ((r.p_factor[i] == 0.0) & gradient)
     if not options:
         for i in range(LANES):
             r.special[i] = -(b.sums[i] * b.factor[i])
     elif mixes(t):
         for i in range(LANES):
-            q = max(r.q_factor[i], -r.q_factor[i])
-            b.written[i] &= (q > 9.1e-13) & (q < 1.1e12)
+            b.written[i] &= holds(r.q_factor[i])
 
 
-cdef inline float largest_of(const float* x, Py_ssize_t n) noexcept nogil:
-    """nan is passed over."""
-    cdef vf best = vf_set(-INFINITY)
-    cdef Py_ssize_t i
-    for i in range(0, n - 15, 16):      # LANES
-        best = vf_max(vf_load(x + i), best)
-    return vf_largest(vf_max(vf_load_part(x + n // 16 * 16, n % 16, -INFINITY), best))
-
-
-cdef void find_batch_peaks(const Softmax* t, Batch* b, Rows* r) noexcept nogil:
-    """The class whose p is above 1/2, if there is one, and the sum over all others."""
-    cdef const float* x
-    cdef float top
-    cdef double most
-    cdef Py_ssize_t c
+cdef void find_batch_peaks(const Softmax* t, const Batch* b, Rows* r) noexcept nogil:
     cdef int i
     for i in range(LANES):
         r.peak[i] = -1
     for i in range(b.begin, b.end):
-        if b.hole[i] >= 0 and b.term[i] >= b.sums[i]:
-            r.peak[i] = b.hole[i]
-            r.peak_term[i] = b.term[i]
-            r.rest_of_peak[i] = b.sums[i]
-        elif b.taken[i] and b.most[i] > 0.499 * r.total[i]:
-            x = b.x + (i - b.begin) * t.classes
-            top = largest_of(x, t.classes)
-            r.peak_term[i] = exp_shifted(<double>top, <double>0.0, magic_of(0.0, <double>0), floor_of(0.0, <double>0))
-            if r.peak_term[i] > 0.5 * r.total[i]:
-                for c in range(t.classes):
-                    if x[c] == top:
-                        r.peak[i] = c
-                        break
-                if t.kind == LOG_SOFTMAX:
-                    r.maximum[i] = top
-                r.rest_of_peak[i] = sum_part(t, b.first + i, 0, t.classes, r.peak[i], NULL, &most)
+        if b.taken[i]:
+            find_peak(t, b.first + i, b.hole[i], b.term[i], b.sums[i], b.most[i], r, i)
 
 
 cdef void logs_of_batch(const double* rest, const double* term, double one, double* logs) noexcept nogil:
@@ -359,28 +327,19 @@ cdef inline void write_short_logarithms(const float* x, Py_ssize_t classes, floa
         vf_store_part(out + whole, vf_sub(vf_sub(v, high), low), classes - whole)
 
 
-cdef inline vf mixed_entry(vf g, vf q, vf uniform, vf q_high, vf q_low) noexcept nogil:
-    """As write_mixed has it."""
-    return vf_nfma(q_high, q, vf_nfma(q_low, q, vf_sub(g, uniform)))
-
-
 cdef void write_mixed_row(const Softmax* t, const Batch* b, const Rows* r, int i, const float* powers, float* out,
                           float* hess, bint over) noexcept nogil:
     """Gradient and Hessian of row i with smoothing, class probabilities or z-loss. over: as write_short_row has it."""
     cdef Py_ssize_t classes = t.classes
     cdef const float* target = b.target + (i - b.begin) * classes if b.target != NULL else NULL
     cdef Mix mix = mix_of(t)
-    cdef double keep = r.q_factor[i] * mix.keep
+    cdef Weights w = weights_of(&mix, r.q_factor[i])
     cdef vf high = vf_set(<float>b.factor[i])
     cdef vf low = vf_set(<float>(b.factor[i] - <double><float>b.factor[i]))
     cdef vf backs = vf_set(<float>(1.0 / r.p_factor[i]))
     cdef vf pp = vf_set(<float>r.pp_factor[i])
-    cdef vf uniform = vf_set(<float>(r.q_factor[i] * mix.uniform))
-    cdef vf q_high = vf_set(<float>keep)
-    cdef vf q_low = vf_set(<float>(keep - <double><float>keep))
-    cdef vf g, h, q, p
+    cdef vf g, h, p
     cdef Py_ssize_t at, n
-    q = vf_set(0.0)
     for at in range(0, classes, 16):      # LANES
         n = classes - at
         g = kept_entry(powers + at, high, low)
@@ -391,9 +350,7 @@ cdef void write_mixed_row(const Softmax* t, const Batch* b, const Rows* r, int i
                 vf_store(hess + at, h)
             else:
                 vf_store_part(hess + at, h, n)
-        if target != NULL:
-            q = vf_load(target + at) if n >= LANES else vf_load_part(target + at, n, 0.0)
-        g = mixed_entry(g, q, uniform, q_high, q_low)
+        g = less_weights(g, target + at if target != NULL else NULL, n, &w)
         if n >= LANES or over:
             vf_store(out + at, g)
         else:
@@ -552,7 +509,7 @@ cdef bint batched_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, bint we
     b.begin = 0
     b.target = NULL
     b.stride = (t.classes + LANES - 1) // LANES * LANES
-    if keep or t.soft or not straight or t.code != F32:
+    if keep or t.soft or not straight:
         size = <int>min(<Py_ssize_t>LANES, BATCHED // b.stride)
     find_holes(t, &b, n, r, count)
     if weighted or options:
@@ -573,6 +530,8 @@ cdef bint batched_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, bint we
         b.x = load(t.logits, t.code, begin, rows * t.classes, buffer)
         if t.soft:
             b.target = load(t.target, t.target_code, begin, rows * t.classes, targets)
+        if size < LANES:
+            fetch_row_ends(t, first + b.end)
         if t.far:
             for i in range(b.begin, b.end):
                 fetch_row(t, t.grad, first + i)

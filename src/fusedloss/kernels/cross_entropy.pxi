@@ -66,7 +66,8 @@ cdef struct Softmax:
     bint far                     # ... do not, but are larger than a core's own
 
 cdef struct Rows:
-    # Up to 16 rows between the phases; all lanes of all arrays are set, but by direct_rows, which has none.
+    # Up to 16 rows between the phases; all lanes of all arrays are set, but by direct_rows and batched_rows, which have
+    # no phases.
     int64_t label[LANES]         # IGNORED for rows that take no part
     double maximum[LANES]
     double base[LANES]           # the row's Shift

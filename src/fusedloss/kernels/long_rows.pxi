@@ -262,7 +262,8 @@ cdef void scan_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, double* e,
 
 cdef inline bint holds(double p_factor) noexcept nogil:
     """Whether between this factor of a gradient and its entries nothing can under- or overflow in float32."""
-    return 9.1e-13 < p_factor < 1.1e12 or -1.1e12 < p_factor < -9.1e-13
+    cdef double size = max(p_factor, -p_factor)
+    return (size > 9.1e-13) & (size < 1.1e12)
 
 
 cdef inline bint hess_from_grad(const Rows* r, int lane) noexcept nogil:

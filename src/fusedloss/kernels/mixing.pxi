@@ -250,12 +250,36 @@ cdef void mix_gradient(const real* target, const double* w, Py_ssize_t n, const 
                  g + full, out + full)
 
 
-cdef struct MixedExp:
-    # What write_mixed needs of a row.
-    Scaled scaled
+cdef struct Weights:
+    # What the q_c of a row take from its gradient.
     vf q_high      # q_factor keep ...
     vf q_low       # ... and what of it a float does not hold
     vf uniform     # q_factor uniform
+
+
+cdef inline Weights weights_of(const Mix* mix, double q_factor) noexcept nogil:
+    cdef double factor = q_factor * mix.keep
+    cdef Weights w
+    w.q_high = vf_set(<float>factor)
+    w.q_low = vf_set(<float>(factor - <double><float>factor))
+    w.uniform = vf_set(<float>(q_factor * mix.uniform))
+    return w
+
+
+cdef inline vf less_weights(vf g, const float* target, Py_ssize_t m, const Weights* w) noexcept nogil:
+    """The gradient of the next 16 columns, m of which exist. target may be NULL."""
+    cdef vf q
+    g = vf_sub(g, w.uniform)
+    if target != NULL:
+        q = vf_load(target) if m >= 16 else vf_load_part(target, m, 0.0)
+        g = vf_nfma(w.q_high, q, vf_nfma(w.q_low, q, g))
+    return g
+
+
+cdef struct MixedExp:
+    # What write_mixed needs of a row.
+    Scaled scaled
+    Weights weights
 
 
 cdef inline void write_mixed(const float* x, const float* target, Py_ssize_t m, const MixedExp* of, How how, float* out,
@@ -269,11 +293,7 @@ cdef inline void write_mixed(const float* x, const float* target, Py_ssize_t m, 
     g = scaled_entry(g, q, &of.scaled, how)
     if hess != NULL:
         write_vector(hess, hess_of_grad(g, of.scaled.backs), m, False)
-    g = vf_sub(g, of.uniform)
-    if target != NULL:
-        q = vf_load(target) if m >= 16 else vf_load_part(target, m, 0.0)
-        g = vf_nfma(of.q_high, q, vf_nfma(of.q_low, q, g))
-    write_vector(out, g, m, False)
+    write_vector(out, less_weights(g, target, m, &of.weights), m, False)
 
 
 cdef inline void write_mixed_columns(const float* x, const float* target, Py_ssize_t n, const MixedExp* of, How how,
@@ -305,12 +325,9 @@ cdef void mix_floats(const Softmax* t, const float* x, const float* target, Py_s
                      const ScaledExp* scaled, float* out, float* hess) noexcept nogil:
     """write_mixed of n columns, by what is known of their row."""
     cdef Mix mix = mix_of(t)
-    cdef double factor = r.q_factor[lane] * mix.keep
     cdef MixedExp of
     of.scaled = scaled_of(scaled, <float>(1.0 / r.p_factor[lane]))
-    of.q_high = vf_set(<float>factor)
-    of.q_low = vf_set(<float>(factor - <double><float>factor))
-    of.uniform = vf_set(<float>(r.q_factor[lane] * mix.uniform))
+    of.weights = weights_of(&mix, r.q_factor[lane])
     if scaled.how == KEPT_POWERS:
         write_mixed_columns(x, target, n, &of, KEPT_POWERS, out, hess)
     elif scaled.how == UNSHIFTED:

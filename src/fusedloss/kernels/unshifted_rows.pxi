@@ -374,9 +374,8 @@ cdef void take_options(const Softmax* t, Unshifted* u, Rows* r, int lane) noexce
     u.z[lane] = r.z[lane]
 
 
-cdef void find_peak(const Softmax* t, Py_ssize_t row, const Unshifted* u, Rows* r, int lane) noexcept nogil:
-    """The class whose p is above 1/2, if there is one, and the sum over all others. Hessians of smaller p do not
-    cancel."""
+cdef void search_peak(const Softmax* t, Py_ssize_t row, Rows* r, int lane) noexcept nogil:
+    """find_peak where partial sums leave it open."""
     cdef Block b
     cdef float buffer[CHUNK]
     cdef float top
@@ -384,15 +383,6 @@ cdef void find_peak(const Softmax* t, Py_ssize_t row, const Unshifted* u, Rows* 
     cdef Py_ssize_t top_at
     cdef Py_ssize_t column = 0
     cdef Py_ssize_t n
-    r.peak[lane] = -1
-    if u.hole[lane] >= 0 and u.hole_term[lane] >= u.rest[lane]:
-        r.peak[lane] = u.hole[lane]
-        r.peak_term[lane] = u.hole_term[lane]
-        r.rest_of_peak[lane] = u.rest[lane]
-        return
-    # Less than half, by more than both may err.
-    if u.most[lane] <= 0.499 * r.total[lane]:
-        return
     while column < t.classes:
         n = min(<Py_ssize_t>CHUNK, t.classes - column)
         begin_block(&b, <float*>load(t.logits, t.code, row * t.classes + column, n, buffer), NULL, False, n, -1)
@@ -409,6 +399,20 @@ cdef void find_peak(const Softmax* t, Py_ssize_t row, const Unshifted* u, Rows* 
         column += n
 
 
+cdef inline void find_peak(const Softmax* t, Py_ssize_t row, Py_ssize_t hole, double hole_term, double rest,
+                           double most, Rows* r, int lane) noexcept nogil:
+    """The class whose p is above 1/2, if there is one, and the sum over all others. Hessians of smaller p do not
+    cancel. most: no term of `rest` is larger."""
+    r.peak[lane] = -1
+    if hole >= 0 and hole_term >= rest:
+        r.peak[lane] = hole
+        r.peak_term[lane] = hole_term
+        r.rest_of_peak[lane] = rest
+    elif most > 0.499 * r.total[lane]:
+        # Less would be below half, by more than both may err.
+        search_peak(t, row, r, lane)
+
+
 cdef double log_of(double one, double v) noexcept nogil:
     """log(one + v), as losses_from_sums has it. Called from there, GCC would no longer put the logarithm in line in
     other loops, which then take twice as long."""
@@ -420,7 +424,7 @@ cdef void finish_row(const Softmax* t, Py_ssize_t row, const Unshifted* u, Rows*
     """What a Hessian or log_softmax needs beside the sum."""
     if t.hess == NULL and t.kind != LOG_SOFTMAX:
         return
-    find_peak(t, row, u, r, lane)
+    find_peak(t, row, u.hole[lane], u.hole_term[lane], u.rest[lane], u.most[lane], r, lane)
     if t.kind == LOG_SOFTMAX:
         # log p of the peak keeps its digits if it is made without it; any other is at most log(1/2), and has enough.
         if r.peak[lane] >= 0:

@@ -507,7 +507,8 @@ cdef bint set_scaled_exp(ScaledExp* s, double factor, double base, double scale,
 
 cdef inline bint scales_powers(double factor) noexcept nogil:
     """Whether the low part of a factor is a float."""
-    return 1e-30 < factor < 1e30 or -1e30 < factor < -1e-30 or factor == 0.0
+    cdef double size = max(factor, -factor)
+    return ((size > 1e-30) & (size < 1e30)) | (factor == 0.0)
 
 
 cdef bint set_kept(ScaledExp* s, double factor) noexcept nogil:

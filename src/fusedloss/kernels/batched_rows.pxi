@@ -58,11 +58,7 @@ cdef inline void sum_short_row(const float* x, Py_ssize_t classes, Py_ssize_t ho
         p = &end[0] if i == full else x + i * LANES
         p = &without[0] if i == apart else p
         exp_parts_of(argument_of(p, ceiling, k), k, True, &power, &t)
-        s.powers = vd_add(s.powers, vd_add(vd_even_tiny(power), vd_odd_tiny(power)))
-        s.rest = vf_fma(power, t, s.rest)
-        if keep:
-            vf_store(powers + i * LANES, power)
-            vf_store(powers + BATCHED + i * LANES, t)
+        add_parts(power, t, &s, powers + i * LANES, BATCHED, keep)
         if i == GROUPED - 1:
             add_rests(&s)
     add_rests(&s)
@@ -547,10 +543,11 @@ cdef bint batched_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, bint we
         if options:
             set_batch_options(t, &b, r)
         if t.grad != NULL:
-            set_batch_factors(t, &b, weights, r)
             if t.kind == LOG_SOFTMAX or t.hess != NULL:
                 find_batch_peaks(t, &b, r)
-            if t.kind == LOG_SOFTMAX:
+            if t.kind != LOG_SOFTMAX:
+                set_batch_factors(t, &b, weights, r)
+            else:
                 for i in range(LANES):
                     b.written[i] = b.taken[i]
                 set_log_totals(&b, r)

@@ -51,12 +51,13 @@ cdef inline RowSum nothing_summed() noexcept nogil:
     return s
 
 
-cdef inline void add_parts(vf power, vf t, RowSum* s, float* kept, bint keep) noexcept nogil:
+cdef inline void add_parts(vf power, vf t, RowSum* s, float* kept, Py_ssize_t apart, bint keep) noexcept nogil:
+    """OUT kept, if `keep`: the power, and t that far `apart`."""
     s.powers = vd_add(s.powers, vd_add(vd_even_tiny(power), vd_odd_tiny(power)))
     s.rest = vf_fma(power, t, s.rest)
     if keep:
         vf_store(kept, power)
-        vf_store(kept + KEPT_CLASSES, t)
+        vf_store(kept + apart, t)
 
 
 cdef inline void add_rests(RowSum* s) noexcept nogil:
@@ -104,13 +105,13 @@ cdef inline RowSum plus_block(RowSum s, Block* b, const char* ahead, int size, f
                     following = p + (i + 2) * LANES if i + 2 < left else then
                     two_exp_parts(argument_of(following, ceiling, &k), argument_of(following + LANES, ceiling, &k), &k,
                                   True, False, &two, &power, &power_too, &t, &t_too)
-                    add_parts(power, t, &s, kept + (summed + i) * LANES, keep)
-                    add_parts(power_too, t_too, &s, kept + (summed + i + 1) * LANES, keep)
+                    add_parts(power, t, &s, kept + (summed + i) * LANES, KEPT_CLASSES, keep)
+                    add_parts(power_too, t_too, &s, kept + (summed + i + 1) * LANES, KEPT_CLASSES, keep)
             else:
                 for i in range(n):
                     fl_prefetch(ahead + i * LANES * size)
                     exp_parts_of(argument_of(p + i * LANES, ceiling, &k), &k, True, &power, &t)
-                    add_parts(power, t, &s, kept + (summed + i) * LANES, keep)
+                    add_parts(power, t, &s, kept + (summed + i) * LANES, KEPT_CLASSES, keep)
             p += n * LANES
             ahead += n * LANES * size
             summed += n

@@ -6,7 +6,8 @@ seconds, `full` is the published table.
 """
 
 import math
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from itertools import product
 
 VALUE, VALUE_AND_GRAD, GRAD_AND_HESS = VERBS = ("value", "value_and_grad", "grad_and_hess")
@@ -98,6 +99,22 @@ def _usual_target(work, dtype):
     if work in FUNCTIONS:
         return ""
     return "int64" if work == "cross_entropy" else dtype
+
+
+def named(title, cached_bytes=2**20):
+    """The case of a title, of any shape; cached if the data is no larger than `cached_bytes`."""
+    found = re.fullmatch(
+        r"(\w+)(?: (\w+))? (\w+) ([\dx]+)(?: items)?(?:, (class probabilities|\w+ targets))?", title
+    )
+    if not found or found[1] not in LOSSES + FUNCTIONS or found[3] not in ITEM_BYTES:
+        raise ValueError(f"title must be like that of a row, not {title}")
+    work, verb, dtype, shape, target = found.groups()
+    target = {None: _usual_target(work, dtype), "class probabilities": dtype}.get(
+        target, (target or "").partition(" ")[0]
+    )
+    shape = tuple(map(int, shape.split("x")))
+    case = Case(work, verb or EVALUATE, dtype, shape, target, CACHED)
+    return case if case.bytes_moved <= cached_bytes else replace(case, memory=STREAMED)
 
 
 CE, BCE, PROBS, MSE = LOSSES = (

@@ -40,6 +40,7 @@ class Backend:
     threads_forced: bool = False
     gradient: str = "out"
     ours: bool = True
+    library: object = fl  # or another build of it
 
     @property
     def in_place(self):
@@ -58,18 +59,18 @@ class Backend:
 
     @contextmanager
     def settings(self):
-        fl.set_num_threads(self.threads)
+        self.library.set_num_threads(self.threads)
         try:
-            with fl.use_backend(self.backend):
+            with self.library.use_backend(self.backend):
                 yield
         finally:
-            fl.set_num_threads(None)
+            self.library.set_num_threads(None)
 
     def calls(self, case, sets):
         return [self._call(case, buffers) for buffers in sets]
 
     def _call(self, case, buffers):
-        function = getattr(fl, case.work)
+        function = getattr(self.library, case.work)
         x, target = buffers.x, buffers.target
         if case.verb == axes.EVALUATE:
             out = buffers.row_result if case.work == "logsumexp" else buffers.grad

@@ -381,7 +381,7 @@ cdef inline void mse_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, S
                 # the output elsewhere, so that a gradient that goes past the caches is staged.
                 add(total, squared_errors(x, y, n, f.high, grad))
             else:
-                add_squared_errors(total, x, y, n)
+                add_squared_errors(total, x, y, n, grad != NULL)
         if grad != NULL:
             if real is double or t.sums == NULL:
                 write_differences(x, y, n, f, grad, direct and t.stream)

@@ -230,6 +230,14 @@ cdef inline vector v_load(const real* p, vector tag) noexcept nogil:
         return vd_load(<const double*>p)
 
 
+cdef inline vector v_load_first(const real* p, Py_ssize_t n, vector tag) noexcept nogil:
+    """The first n numbers, and 0 in the lanes beyond them."""
+    if vector is vf:
+        return vf_load(<const float*>p) if n >= 16 else vf_load_part(<const float*>p, n, 0.0)
+    else:
+        return vd_load(<const double*>p) if n >= 8 else vd_load_part(<const double*>p, n, 0.0)
+
+
 cdef inline void write_vector(real* p, vector a, Py_ssize_t n, bint stream) noexcept nogil:
     """The first n items of `a`; a whole vector past the caches if `stream`."""
     if real is float and vector is vf:

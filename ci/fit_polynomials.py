@@ -4,9 +4,8 @@
     python ci/fit_polynomials.py --check     exit 1 if the file differs from what would be written
     python ci/fit_polynomials.py --measure   run the recipes in emulated float arithmetic and print
                                              the largest errors; --exhaustive: every float32 input
-    python ci/fit_polynomials.py --search    look for better roundings of log1pf's coefficients
 
-Fitting needs mpmath and nothing else. Measuring and searching need NumPy too.
+Fitting needs mpmath and nothing else. Measuring needs NumPy too.
 
 Every fit is a linear minimax problem: the leading coefficients are fixed at their exact values, the
 others minimise the largest relative error over the interval. The coefficients must also be
@@ -21,7 +20,6 @@ All steps are deterministic, so the file can be compared byte by byte.
 import argparse
 import itertools
 import math
-import random
 import sys
 from pathlib import Path
 
@@ -84,16 +82,13 @@ class Fit:
         Base-2 logarithm of the relative error that the rounded polynomial must not exceed.
     about : str
         Formula and interval, for the comment in the file.
-    nudges : dict
-        Power -> units in the last place added after rounding, as found by `--search`.
     """
 
-    def __init__(self, prefix, powers, function, given, interval, bits, limit, about, nudges=None):
+    def __init__(self, prefix, powers, function, given, interval, bits, limit, about):
         self.prefix, self.powers, self.bits = prefix, list(powers), bits
         self.limit, self.about = limit, about
         self.function, self.given = function, given
         self.low, self.high = interval
-        self.nudges = nudges or {}
 
     def grid(self, points):
         """Chebyshev points and both ends of the interval, without u = 0, where no error is left."""
@@ -150,13 +145,13 @@ class Fit:
         return {**fixed, **{k: solution[j] for j, k in enumerate(free)}}
 
     def rounded_coefficients(self):
-        """Coefficients of `bits` bits: rounding with refits, then neighbours, then nudges."""
+        """Coefficients of `bits` bits: rounding with refits, then neighbours."""
         fixed = {}
         for power in self.powers:
             fixed[power] = rounded(self.minimax(fixed)[power], self.bits)
         if self.bits == FLOAT32:
             fixed = self.best_neighbour(fixed)
-        return {k: c + self.nudges.get(k, 0) * spacing(c, self.bits) for k, c in fixed.items()}
+        return fixed
 
     def best_neighbour(self, coefficients):
         """Move pairs of coefficients by one or two ulp while the largest error shrinks.
@@ -261,18 +256,6 @@ def fits():
             FLOAT32,
             -25.6,
             "exp(r) = 1 + C0 + C1 r + C2 r^2 + C3 r^3 on |r| <= 0.0626 ln 2, for sums",
-        ),
-        Fit(
-            "FL_LOG1PF_C",
-            range(2, 11),
-            mpmath.log1p,
-            lambda e: e,
-            (mpf(0), mpf(1)),
-            FLOAT32,
-            -26.5,
-            "log1p(e) = e + e^2 (C2 + C3 e + ... + C10 e^8) on 0 <= e <= 1",
-            # By --search: the largest error of the recipe falls from 1.204 ulp to 1.145.
-            nudges={8: 1, 9: -2},
         ),
         Fit(
             "FL_LOGTF_C",
@@ -566,9 +549,13 @@ class Recipes:
         return np.array([v[f"FL_LOGTF_L{i}"] for i in range(8)])[j] + (start + rest)
 
     def log1pf(self, e):
-        """float32 log1p on [0, 1], degree 10."""
-        q = self.horner(self.fma32, "FL_LOG1PF_C", range(2, 11), e)
-        return self.fma32(e * e, q, e)
+        """float32 log1p on [0, 1], as `log1pexpf` of a number that is known as it is."""
+        np, v, fma = self.numpy, self.values, self.fma32
+        j = np.rint(v["FL_LOGTF_STEPS"] * e).astype(np.int32)
+        factor = np.array([v[f"FL_LOGTF_T{i}"] for i in range(8)])[j]
+        u = fma(e, factor, factor - np.float32(1))
+        rest = fma(u * u, self.horner(fma, "FL_LOGTF_C", range(2, 6), u), u)
+        return np.array([v[f"FL_LOGTF_L{i}"] for i in range(8)])[j] + rest
 
     def exp(self, x):
         """float64 exp, as `expf` with degree 12."""
@@ -721,56 +708,6 @@ def measure(points, exhaustive):
         print(f"{label:42}{count:11}{worst[0]:9.4f}{total / count:7.4f}  {worst[1].hex()}")
 
 
-def search(trials=40_000, seed=1):
-    """Print ever better nudges for log1pf: up to three coefficients move at random.
-
-    The error of the polynomial itself must stay below the limit of the fit: it is a bias, which
-    sums do not average out. The error of the recipe counts over every float32 in [1/4, 1], where
-    the largest ones lie. That takes seconds, so a candidate is first tried on the inputs that were
-    hard for the candidates before it; few pass.
-    """
-    import numpy as np
-
-    fit = next(fit for fit in fits() if fit.prefix == "FL_LOG1PF_C")
-    fit.nudges = {}
-    start = fit.rounded_coefficients()
-    first, last = (int(np.float32(v).view(np.int32)) for v in (0.25, 1))
-    blocks = [
-        np.arange(i, min(i + (1 << 18), last + 1), dtype=np.int32).view(np.float32)
-        for i in range(first, last + 1, 1 << 18)
-    ]
-
-    def errors(nudges, x):
-        moved = {
-            f"{fit.prefix}{k}": float(c + nudges[k] * spacing(c, fit.bits))
-            for k, c in start.items()
-        }
-        return ulps(np, Recipes(moved).log1pf(x), np.log1p(x.astype(np.float64)), FLOAT32)
-
-    def hardest(nudges):
-        """Largest error over all inputs, and the inputs whose error is near it."""
-        found = [(x, errors(nudges, x)) for x in blocks]
-        largest = max(float(e.max()) for _, e in found)
-        return largest, np.concatenate([x[e > largest - 0.1] for x, e in found])
-
-    generator = random.Random(seed)
-    nudges = dict.fromkeys(fit.powers, 0)
-    best, hard = hardest(nudges)
-    print(f"{best:.4f} without nudges")
-    for _ in range(trials):
-        new = dict(nudges)
-        for k in generator.sample(fit.powers, generator.choice([1, 2, 2, 3])):
-            new[k] += generator.choice([-3, -2, -1, 1, 2, 3])
-        moved = {k: c + new[k] * spacing(c, fit.bits) for k, c in start.items()}
-        if log2(fit.largest_error(moved, 40)[0]) > fit.limit or errors(new, hard).max() >= best:
-            continue
-        error, inputs = hardest(new)
-        hard = np.union1d(hard, inputs)
-        if error < best:
-            best, nudges = error, new
-            print(f"{best:.4f}", {k: n for k, n in nudges.items() if n}, flush=True)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -783,14 +720,9 @@ def main():
         "--exhaustive", action="store_true", help="measure with every float32 input"
     )
     parser.add_argument("--points", type=int, default=1_000_000, help="inputs per measurement")
-    parser.add_argument(
-        "--search", action="store_true", help="look for nudges of log1pf (needs NumPy)"
-    )
     options = parser.parse_args()
     if options.measure:
         measure(options.points, options.exhaustive)
-    elif options.search:
-        search()
     elif options.check:
         if not FILE.exists() or FILE.read_text() != file_text():
             sys.exit(

@@ -392,6 +392,25 @@ def test_weights_are_broadcast_without_being_copied(loss, shape, backend):
         assert_same_results(all_results(loss, x, target, {name: view}), expected, name)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("columns", [1, 3, 30, 1024, 1500])
+def test_weights_of_many_rows_are_repeated(columns, dtype, backend):
+    """Over several of the chunks that kernels read, which begin anywhere in a row."""
+    rng = np.random.default_rng(8)
+    shape = (4000 // columns + 1, columns)
+    x = rng.normal(size=shape).astype(dtype)
+    target = rng.integers(2, size=shape)
+    row = rng.uniform(0.5, 2, size=2 * columns)
+    weights = [row[:columns].astype(dtype), row[::2], rng.integers(1, 5, size=columns)]
+    weights += [rng.uniform(0.5, 2, size=(len(x), 1)), np.float32(1.5), 1.5, 2, True]
+    for weight in weights:
+        whole = np.array(np.broadcast_to(weight, x.shape))
+        for name in ("weight", "pos_weight"):
+            expected = all_results("binary_cross_entropy_with_logits", x, target, {name: whole})
+            got = all_results("binary_cross_entropy_with_logits", x, target, {name: weight})
+            assert_same_results(got, expected, (name, weight))
+
+
 HALVES = [d for d in DTYPES if numpy_dtype(d).itemsize == 2]
 
 

@@ -89,17 +89,6 @@ cdef extern from *:
     #define FL_EXPSF_C1 (0x1p+0f)
     #define FL_EXPSF_C2 (0x1.000a42p-1f)
     #define FL_EXPSF_C3 (0x1.5558a6p-3f)
-    /* log1p(e) = e + e^2 (C2 + C3 e + ... + C10 e^8) on 0 <= e <= 1
-       relative error <= 2^-27.42 (2^-27.53 with unrounded coefficients) */
-    #define FL_LOG1PF_C2 (-0x1.ffffd2p-2f)
-    #define FL_LOG1PF_C3 (0x1.554ddp-2f)
-    #define FL_LOG1PF_C4 (-0x1.ff23e8p-3f)
-    #define FL_LOG1PF_C5 (0x1.934b72p-3f)
-    #define FL_LOG1PF_C6 (-0x1.3a440ep-3f)
-    #define FL_LOG1PF_C7 (0x1.b4b20ap-4f)
-    #define FL_LOG1PF_C8 (-0x1.d6bcdcp-5f)
-    #define FL_LOG1PF_C9 (0x1.492aep-6f)
-    #define FL_LOG1PF_C10 (-0x1.af78bp-9f)
     /* log(1 + u) = u + u^2 (C2 + ... + C5 u^3) on -0.0604 <= u <= 0.0656, beside the table
        relative error <= 2^-26.43 (2^-26.45 with unrounded coefficients) */
     #define FL_LOGTF_C2 (-0x1.ffffcep-2f)
@@ -211,15 +200,6 @@ cdef extern from *:
     const float FL_EXPSF_C1
     const float FL_EXPSF_C2
     const float FL_EXPSF_C3
-    const float FL_LOG1PF_C2
-    const float FL_LOG1PF_C3
-    const float FL_LOG1PF_C4
-    const float FL_LOG1PF_C5
-    const float FL_LOG1PF_C6
-    const float FL_LOG1PF_C7
-    const float FL_LOG1PF_C8
-    const float FL_LOG1PF_C9
-    const float FL_LOG1PF_C10
     const float FL_LOGTF_C2
     const float FL_LOGTF_C3
     const float FL_LOGTF_C4

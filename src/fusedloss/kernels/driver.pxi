@@ -12,6 +12,7 @@
 # e) No words for users here: the text of every error has its one home in fusedloss.arguments.
 
 from cython.parallel cimport prange
+from cpython.float cimport PyFloat_CheckExact
 from cpython.long cimport PyLong_CheckExact, PyLong_AsLongLongAndOverflow, PyLong_AsUnsignedLongLong
 from cpython.float cimport PyFloat_Check, PyFloat_AS_DOUBLE
 from cpython.unicode cimport PyUnicode_CheckExact
@@ -28,6 +29,7 @@ include "vectors.pxi"
 include "columns.pxi"
 include "wide_columns.pxi"
 include "items.pxi"
+include "weighed_items.pxi"
 include "cross_entropy.pxi"
 include "shared_lines.pxi"
 include "mixing.pxi"
@@ -277,6 +279,48 @@ cdef bint set_operand(Operand* a, object array, cnp.ndarray like) except -1:
             a.shape[i] = cnp.PyArray_DIM(b, i)
             a.strides[i] = cnp.PyArray_STRIDE(b, i)
     return True
+
+
+cdef bint set_weight(Operand* a, object given, cnp.ndarray like) except -1:
+    """Fill `a` from a float, or an array that broadcasts to the shape of `like`; False if it is neither."""
+    cdef cnp.ndarray b
+    cdef int i, code, missing
+    cdef Py_ssize_t size
+    if PyFloat_CheckExact(given):
+        a.number = <double>given
+        a.data = <const char*>&a.number
+        a.code = F64
+        a.contiguous = False
+        a.rank = 1
+        a.itemsize = sizeof(double)
+        a.shape[0] = cnp.PyArray_SIZE(like)
+        a.strides[0] = 0
+        return True
+    if set_operand(a, given, like):
+        return True
+    if not cnp.PyArray_CheckExact(given) or cnp.PyArray_NDIM(like) == 0:
+        return False
+    b = <cnp.ndarray>given
+    code = code_of(b)
+    missing = cnp.PyArray_NDIM(like) - cnp.PyArray_NDIM(b)
+    if not (cnp.PyArray_ISALIGNED(b) and cnp.PyArray_ISNOTSWAPPED(b)) or code < 0 or missing < 0:
+        return False
+    a.data = <const char*>cnp.PyArray_DATA(b)
+    a.code = <Code>code
+    a.contiguous = False
+    a.rank = cnp.PyArray_NDIM(like)
+    a.itemsize = cnp.PyArray_ITEMSIZE(b)
+    for i in range(a.rank):
+        a.shape[i] = cnp.PyArray_DIM(like, i)
+        size = cnp.PyArray_DIM(b, i - missing) if i >= missing else 1
+        if size != 1 and size != a.shape[i]:
+            return False
+        a.strides[i] = cnp.PyArray_STRIDE(b, i - missing) if size != 1 else 0
+    return True
+
+
+cdef inline object if_contiguous(object array):
+    return array if canonical(array) else None
 
 
 cdef inline int reduction_of(object name) except -1:
@@ -839,8 +883,8 @@ cdef bint targets_are_binary(const Operand* target, Py_ssize_t n, int threads) e
     return not any_set(sweep.bad, blocks)
 
 
-cdef int sum_operand(const Operand* operand, Py_ssize_t n, int threads, double* total) except -1:
-    """Sum of a weight array."""
+cdef int sum_operand(const Operand* operand, Py_ssize_t n, bint wide, int threads, double* total) except -1:
+    """Sum of a weight array; `wide`: good to the last bit of float64."""
     cdef Sum few[128]
     cdef Sweep sweep
     cdef Py_ssize_t blocks = blocks_of_items(n)
@@ -851,7 +895,7 @@ cdef int sum_operand(const Operand* operand, Py_ssize_t n, int threads, double* 
     if blocks > 128:
         memory = bytearray(blocks * sizeof(Sum))
         sweep.sums = <Sum*>PyByteArray_AS_STRING(memory)
-    run(sum_block, &sweep, blocks, threads, 0.3 * <double>n)
+    run(sum_block_double if wide else sum_block_float, &sweep, blocks, threads, 0.3 * <double>n)
     total[0] = total_of(sweep.sums, blocks, 1.0)
     return 0
 
@@ -867,7 +911,7 @@ cdef object pointwise_entry(PointwiseKind kind, object verb, object x, object ta
     cdef object grad, hess, values
     cdef Py_ssize_t blocks
     cdef double value = 0.0
-    cdef bint in_place
+    cdef bint in_place, wide
     cdef Sum few[128]
     cdef char few_bad[128]
     cdef Sum* sums = few
@@ -892,19 +936,17 @@ cdef object pointwise_entry(PointwiseKind kind, object verb, object x, object ta
     t.x = <const char*>cnp.PyArray_DATA(a)
     t.n = cnp.PyArray_SIZE(a)
     if (not set_operand(&t.target, target, a)
-            or weight is not None and not set_operand(&t.weight, weight, a)
-            or pos_weight is not None and not set_operand(&t.pos_weight, pos_weight, a)):
+            or weight is not None and not (set_operand(&t.weight, weight, a) if kind == MSE_LOSS
+                                           else set_weight(&t.weight, weight, a))
+            or pos_weight is not None and not set_weight(&t.pos_weight, pos_weight, a)):
         return NotImplemented
     outputs = NOTHING
     if v != VALUE or out is not None:
-        outputs = read_outputs(v, out, a, (target, weight if weight is None or t.weight.contiguous else None,
-                                           pos_weight if pos_weight is None or t.pos_weight.contiguous else None))
+        outputs = read_outputs(v, out, a, (target, if_contiguous(weight), if_contiguous(pos_weight)))
         if outputs is None:
             return NotImplemented
-    if out is not None and (weight is not None and not t.weight.contiguous
-                            or pos_weight is not None and not t.pos_weight.contiguous):
-        if strided_overlap(outputs, weight) or strided_overlap(outputs, pos_weight):
-            return NotImplemented
+    if out is not None and (strided_overlap(outputs, weight) or strided_overlap(outputs, pos_weight)):
+        return NotImplemented
     grad, hess = outputs
     in_place = ((grad is not None and cnp.PyArray_DATA(<cnp.ndarray>grad) == cnp.PyArray_DATA(a))
                 or (hess is not None and cnp.PyArray_DATA(<cnp.ndarray>hess) == cnp.PyArray_DATA(a)))
@@ -929,7 +971,8 @@ cdef object pointwise_entry(PointwiseKind kind, object verb, object x, object ta
     if r == MEAN:
         t.divisor = <double>t.n
         if kind == MSE_LOSS and weight is not None:
-            sum_operand(&t.weight, t.n, threads, &t.divisor)
+            wide = t.code == F64 or t.weight.code not in (F16, BF16, F32)
+            sum_operand(&t.weight, t.n, wide, threads, &t.divisor)
     if grad is not None:
         t.grad = <char*>cnp.PyArray_DATA(<cnp.ndarray>grad)
     if hess is not None:
@@ -959,9 +1002,9 @@ cdef bint any_set(const char* flags, Py_ssize_t n) noexcept:
 
 
 cdef bint strided_overlap(tuple outputs, object weight) except -1:
-    """Whether a broadcast weight may lie in the memory of an output."""
+    """Whether a weight that is not contiguous may lie in the memory of an output."""
     cdef object output
-    if weight is None:
+    if not cnp.PyArray_CheckExact(weight) or canonical(weight):
         return False
     for output in outputs:
         if output is not None and np.may_share_memory(output, weight):

@@ -57,6 +57,13 @@ cdef inline void exp_in_parts(vf x, const Exponents* k, vf* parts, vf* least) no
     parts[1] = vf_mul(parts[0], t)
 
 
+cdef inline vf log1p_tail(vf u) noexcept nogil:
+    """(log(1 + u) - u) / u^2 for small u."""
+    cdef vf p = vf_fma(vf_set(FL_LOGTF_C5), u, vf_set(FL_LOGTF_C4))
+    p = vf_fma(p, u, vf_set(FL_LOGTF_C3))
+    return vf_fma(p, u, vf_set(FL_LOGTF_C2))
+
+
 cdef inline vf log1p_of_parts(vf power, vf rest, vf factors, vf sums) noexcept nogil:
     """log(1 + power + rest) for what exp_in_parts gives. Max error 1.022 ulp, at x = -0x1.473986p+1 (all x).
 
@@ -68,10 +75,7 @@ cdef inline vf log1p_of_parts(vf power, vf rest, vf factors, vf sums) noexcept n
     cdef vf start = vf_fma(power, factor, vf_sub(factor, vf_set(1.0)))
     cdef vf more = vf_mul(rest, factor)
     cdef vf u = vf_add(start, more)
-    cdef vf p = vf_fma(vf_set(FL_LOGTF_C5), u, vf_set(FL_LOGTF_C4))
-    p = vf_fma(p, u, vf_set(FL_LOGTF_C3))
-    p = vf_fma(p, u, vf_set(FL_LOGTF_C2))
-    return vf_add(vf_look_up(sums, index), vf_add(start, vf_fma(vf_mul(u, u), p, more)))
+    return vf_add(vf_look_up(sums, index), vf_add(start, vf_fma(vf_mul(u, u), log1p_tail(u), more)))
 
 
 cdef struct Logarithms:
@@ -261,6 +265,21 @@ cdef inline void log_vectors(vd* a, vd* b, vd c, vd d) noexcept nogil:
     q = vd_fma(t, q, vd_fma(m, vd_set(FL_LN2_SPLIT_LO), d))
     a[0] = vd_fma(k, vd_set(FL_LN2_SPLIT_HI), vd_sub(f, vd_sub(half, p)))
     b[0] = vd_fma(m, vd_set(FL_LN2_SPLIT_HI), vd_sub(g, vd_sub(other, q)))
+
+
+cdef void log1p_of_floats(const float* e, Py_ssize_t n, float* out) noexcept nogil:
+    """OUT log(1 + e) of 0 <= e <= 1, as log1p_of_parts has it of e without a rest, for whole vectors."""
+    cdef vf factors = vf_table(log_factors)
+    cdef vf sums = vf_table(log_sums)
+    cdef vf factor, u
+    cdef vi index
+    cdef Py_ssize_t i
+    for i in range(0, n, 16):      # LANES
+        u = vf_load(e + i)
+        index = vf_bits(vf_fma(u, vf_set(FL_LOGTF_STEPS), vf_set(12582912.0)))
+        factor = vf_look_up(factors, index)
+        u = vf_fma(u, factor, vf_sub(factor, vf_set(1.0)))
+        vf_store(out + i, vf_add(vf_look_up(sums, index), vf_fma(vf_mul(u, u), log1p_tail(u), u)))
 
 
 cdef void log1p_of_units(const double* e, Py_ssize_t n, double* out) noexcept nogil:
@@ -910,25 +929,31 @@ cdef inline vf scaled_differences(vd low, vd high, vd factor) noexcept nogil:
     return vf_narrow(vd_mul(low, factor), vd_mul(high, factor))
 
 
-cdef inline void squared_errors_at(const float* x, const float* t, vw factors, float* grad, vw* sum_0,
+cdef inline void squared_errors_at(const float* x, const float* t, const float* w, vw factors, float* grad, vw* sum_0,
                                    vw* sum_1) noexcept nogil:
     """16 items of squared_errors."""
     cdef vw low = vw_sub(vw_load(x), vw_load(t))
     cdef vw high = vw_sub(vw_load(x + 8), vw_load(t + 8))
-    sum_0[0] = vw_fma(low, low, sum_0[0])
-    sum_1[0] = vw_fma(high, high, sum_1[0])
+    cdef vw low_times = low
+    cdef vw high_times = high
+    if w != NULL:
+        low_times = vw_mul(low, vw_load(w))
+        high_times = vw_mul(high, vw_load(w + 8))
+    sum_0[0] = vw_fma(low_times, low, sum_0[0])
+    sum_1[0] = vw_fma(high_times, high, sum_1[0])
     if grad != NULL:
         # The product with the factor is rounded to float64 and to float32.
-        vw_store(grad, vw_mul(low, factors))
-        vw_store(grad + 8, vw_mul(high, factors))
+        vw_store(grad, vw_mul(low_times, factors))
+        vw_store(grad + 8, vw_mul(high_times, factors))
 
 
-cdef double squared_errors(const float* x, const float* t, Py_ssize_t n, double factor, float* grad) noexcept nogil:
-    """Sum of (x - t)^2 over n <= CHUNK items, and OUT grad = factor (x - t), which may be NULL, or x. In float64:
-    differences are exact."""
+cdef double squared_errors(const float* x, const float* t, const float* w, Py_ssize_t n, double factor,
+                           float* grad) noexcept nogil:
+    """Sum of w (x - t)^2 over n <= CHUNK items, and OUT grad = factor w (x - t), which may be NULL, or x. w may be
+    NULL: 1. In float64: differences are exact."""
     cdef vw sum_0 = vw_set(0.0), sum_1 = vw_set(0.0)
     cdef vw factors = vw_set(factor)
-    cdef float ends[32]
+    cdef float ends[48]
     cdef float gradients[16]
     cdef Py_ssize_t rest = n % LANES
     cdef Py_ssize_t i, k
@@ -936,21 +961,27 @@ cdef double squared_errors(const float* x, const float* t, Py_ssize_t n, double 
         i = k * LANES
         fl_prefetch(x + i + CHUNK)
         fl_prefetch(t + i + CHUNK)
-        squared_errors_at(x + i, t + i, factors, grad + i if grad != NULL else NULL, &sum_0, &sum_1)
+        if w != NULL:
+            fl_prefetch(w + i + CHUNK)
+        squared_errors_at(x + i, t + i, w + i if w != NULL else NULL, factors, grad + i if grad != NULL else NULL,
+                          &sum_0, &sum_1)
     if rest:
         # Beyond the end 0 - 0 adds nothing.
         vf_store(ends, vf_load_part(x + n - rest, rest, 0.0))
         vf_store(ends + 16, vf_load_part(t + n - rest, rest, 0.0))
-        squared_errors_at(ends, ends + 16, factors, gradients if grad != NULL else NULL, &sum_0, &sum_1)
+        if w != NULL:
+            vf_store(ends + 32, vf_load_part(w + n - rest, rest, 0.0))
+        squared_errors_at(ends, ends + 16, ends + 32 if w != NULL else NULL, factors,
+                          gradients if grad != NULL else NULL, &sum_0, &sum_1)
         if grad != NULL:
             vf_store_part(grad + n - rest, vf_load(gradients), rest)
     return fold_vectors(vw_whole(sum_0), vw_whole(sum_1))
 
 
-cdef inline void difference_at(const real* x, const real* t, Py_ssize_t m, Factor factor, real* out,
+cdef inline void difference_at(const real* x, const real* t, const real* w, Py_ssize_t m, Factor factor, real* out,
                                bint stream) noexcept nogil:
     """One vector of write_differences, or the first m items of it."""
-    cdef vf a, b
+    cdef vf a, b, weights
     cdef vd c, d
     cdef vd high = vd_set(factor.high)
     cdef vw first, second
@@ -958,27 +989,34 @@ cdef inline void difference_at(const real* x, const real* t, Py_ssize_t m, Facto
         if m >= LANES and not stream:
             first = vw_sub(vw_load(x), vw_load(t))
             second = vw_sub(vw_load(x + 8), vw_load(t + 8))
+            if w != NULL:
+                first = vw_mul(first, vw_load(w))
+                second = vw_mul(second, vw_load(w + 8))
             vw_store(out, vw_mul(first, vw_set(factor.high)))
             vw_store(out + 8, vw_mul(second, vw_set(factor.high)))
             return
-        a = vf_load(x) if m >= LANES else vf_load_part(x, m, 0.0)
-        b = vf_load(t) if m >= LANES else vf_load_part(t, m, 0.0)
+        a = load_first(x, m)
+        b = load_first(t, m)
         c = vd_sub(vd_low(a), vd_low(b))
         d = vd_sub(vd_high(a), vd_high(b))
+        if w != NULL:
+            weights = load_first(w, m)
+            c = vd_mul(c, vd_low(weights))
+            d = vd_mul(d, vd_high(weights))
         write_vector(out, scaled_differences(c, d, high), m, stream)
     else:
-        c = vd_load(x) if m >= 8 else vd_load_part(x, m, 0.0)
-        d = vd_load(t) if m >= 8 else vd_load_part(t, m, 0.0)
-        c = vd_sub(c, d)
+        c = vd_sub(v_load_first(x, m, high), v_load_first(t, m, high))
+        if w != NULL:
+            c = vd_mul(c, v_load_first(w, m, high))
         d = vd_fma(c, high, vd_mul(c, vd_set(factor.low)))
         # Infinities as by a plain product
         d = vd_if_equal(vd_sub(d, d), vd_set(0.0), d, vd_mul(c, high))
         write_vector(out, d, m, stream)
 
 
-cdef void write_differences(const real* x, const real* t, Py_ssize_t n, Factor factor, real* out,
+cdef void write_differences(const real* x, const real* t, const real* w, Py_ssize_t n, Factor factor, real* out,
                             bint stream) noexcept nogil:
-    """OUT factor (x - t) of n items; past the caches if `stream`. out may be x."""
+    """OUT factor w (x - t) of n items; past the caches if `stream`. out may be x, w NULL: 1."""
     cdef Py_ssize_t head = min(n, until_line(out, sizeof(real))) if stream else 0
     cdef Py_ssize_t width = 64 // <Py_ssize_t>sizeof(real)
     cdef Py_ssize_t i = 0
@@ -989,9 +1027,9 @@ cdef void write_differences(const real* x, const real* t, Py_ssize_t n, Factor f
             fl_prefetch(x + i + CHUNK)
             fl_prefetch(t + i + CHUNK)
         if m == width:
-            difference_at(x + i, t + i, width, factor, out + i, stream)
+            difference_at(x + i, t + i, w + i if w != NULL else NULL, width, factor, out + i, stream)
         else:
-            difference_at(x + i, t + i, m, factor, out + i, False)
+            difference_at(x + i, t + i, w + i if w != NULL else NULL, m, factor, out + i, False)
         i += m
 
 
@@ -1016,20 +1054,18 @@ cdef void write_constant(real value, Py_ssize_t n, real* out, bint stream) noexc
         out[i] = value
 
 
-cdef void add_squared_errors(Sum* total, const double* x, const double* t, Py_ssize_t n, bint fetch) noexcept nogil:
-    """Add (x - t)^2 of n items, each with the rounding errors of its difference and its square, in eight lanes that
-    keep the rounding errors of their sums (Dot2 of Ogita, Rump and Oishi, with a difference in front). With `fetch` ask
-    for the next items, which pays where a gradient is written before they are read."""
+cdef void add_squared_errors(Sum* total, const double* x, const double* t, const double* w, Py_ssize_t n,
+                             bint fetch) noexcept nogil:
+    """Add w (x - t)^2 of n items, each with the rounding errors of its difference, its square and its product, in eight
+    lanes that keep the rounding errors of their sums (Dot2 of Ogita, Rump and Oishi, with a difference in front); w may
+    be NULL: 1. With `fetch` ask for the next items, which pays where a gradient is written before they are read."""
     cdef vd high = vd_set(0.0)
     cdef vd low = vd_set(0.0)
-    cdef vd a, b, d, back, lost, square
-    cdef double lanes[8]
-    cdef double lows[8]
+    cdef vd a, b, d, back, lost, square, product
     cdef Py_ssize_t i = 0
-    cdef int k
     while i < n:
-        a = vd_load(x + i) if n - i >= 8 else vd_load_part(x + i, n - i, 0.0)
-        b = vd_load(t + i) if n - i >= 8 else vd_load_part(t + i, n - i, 0.0)
+        a = v_load_first(x + i, n - i, high)
+        b = v_load_first(t + i, n - i, high)
         d = vd_sub(a, b)
         back = vd_sub(d, a)
         lost = vd_sub(vd_sub(a, vd_sub(d, back)), vd_add(b, back))
@@ -1037,11 +1073,13 @@ cdef void add_squared_errors(Sum* total, const double* x, const double* t, Py_ss
             fl_prefetch(x + i + CHUNK)
             fl_prefetch(t + i + CHUNK)
         square = vd_mul(d, d)
-        low = vd_add(low, vd_fma(vd_add(d, d), lost, vd_sub(vd_set(0.0), vd_nfma(d, d, square))))
+        lost = vd_fma(vd_add(d, d), lost, vd_sub(vd_set(0.0), vd_nfma(d, d, square)))
+        if w != NULL:
+            a = v_load_first(w + i, n - i, a)
+            product = vd_mul(a, square)
+            lost = vd_fma(a, lost, vd_fms(a, square, product))
+            square = product
+        low = vd_add(low, lost)
         add_vector(&high, &low, square)
         i += 8
-    vd_store(lanes, high)
-    vd_store(lows, low)
-    for k in range(8):
-        add(total, lanes[k])
-        total.low += lows[k]
+    add_vectors(total, high, low)

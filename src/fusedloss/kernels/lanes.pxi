@@ -241,50 +241,6 @@ cdef inline double log1p_accurate(double v) noexcept nogil:
     return log1p_of_two(v, 0.0)
 
 
-cdef inline float log1p_tail(float e) noexcept nogil:
-    """(log(1 + e) - e) / e^2 for 0 <= e <= 1, in float."""
-    cdef float p = fmaf(FL_LOG1PF_C10, e, FL_LOG1PF_C9)
-    p = fmaf(p, e, FL_LOG1PF_C8)
-    p = fmaf(p, e, FL_LOG1PF_C7)
-    p = fmaf(p, e, FL_LOG1PF_C6)
-    p = fmaf(p, e, FL_LOG1PF_C5)
-    p = fmaf(p, e, FL_LOG1PF_C4)
-    p = fmaf(p, e, FL_LOG1PF_C3)
-    return fmaf(p, e, FL_LOG1PF_C2)
-
-
-cdef inline real log1p_unit(real e) noexcept nogil:
-    """log(1 + e) for 0 <= e <= 1. Max error: float 1.15 ulp (all inputs), double 0.9 ulp (sampled)."""
-    if real is float:
-        return fmaf(e * e, log1p_tail(e), e)
-    else:
-        return log1p_accurate(e)
-
-
-cdef inline real scaled_division(real numerator, real e, real high, real low) noexcept nogil:
-    """(high + low) * numerator / (1 + e) for 0 <= e <= 1, rounded once: at most 0.6 ulp."""
-    cdef real d = <real>1.0 + e
-    cdef real rest = e - (d - <real>1.0)
-    cdef real inverse = <real>1.0 / d
-    cdef real q = numerator * inverse
-    cdef real tail = multiply_add(-q, rest, multiply_add(-q, d, numerator)) * inverse
-    cdef real scaled = multiply_add(q, high, multiply_add(tail, high, q * low))
-    return scaled if scaled - scaled == <real>0.0 else q * high
-
-
-cdef inline real divide_by_one_plus(real numerator, real e) noexcept nogil:
-    """numerator / (1 + e) for 0 <= e <= 1, with the rounding error of 1 + e carried: at most 0.6 ulp.
-
-    One division: the quotient by the rounded 1 + e is corrected with its exact remainder.
-    """
-    cdef real d = <real>1.0 + e
-    cdef real rest = e - (d - <real>1.0)
-    cdef real inverse = <real>1.0 / d
-    cdef real q = numerator * inverse
-    cdef real remainder = multiply_add(-q, rest, multiply_add(-q, d, numerator))
-    return multiply_add(remainder, inverse, q)
-
-
 cdef inline double minus_sum(double m, double x, double low) noexcept nogil:
     """-((m - x) + low), rounded once; infinities as by plain operations."""
     cdef double d = m - x

@@ -32,23 +32,6 @@ cdef struct Pointwise:
     char* bad             # OUT (blocks,): a probability or target outside [0, 1], or an integer but 0 and 1, was met
 
 
-cdef inline void add_items(Sum* total, real* a, Py_ssize_t n) noexcept nogil:
-    """Add a[0:n], n <= CHUNK, in float64: items may be as large as the dtype allows. OUT a is scratch."""
-    cdef double wide[CHUNK]
-    cdef Py_ssize_t half = LANES
-    cdef Py_ssize_t i
-    if real is float:
-        while 2 * half < n:
-            half *= 2
-        for i in range(n, 2 * half):
-            a[i] = <float>0.0
-        for i in range(half):
-            wide[i] = <double>a[i] + <double>a[i + half]
-        add(total, tree_sum(wide, half))
-    else:
-        add_carefully(total, a, n)
-
-
 cdef inline Factor reciprocal(double numerator, double divisor) noexcept nogil:
     """numerator / divisor in twice the precision; IEEE quotient where that is not finite."""
     cdef Factor f
@@ -97,19 +80,19 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
     """
     cdef real x_buffer[CHUNK]
     cdef real buffer[CHUNK]
-    cdef real a[CHUNK]
-    cdef real b[CHUNK]
+    cdef real w_buffer[CHUNK]
+    cdef real pos_buffer[CHUNK]
     cdef vf lines[128]            # CHUNK numbers, which begin where a line does
     cdef real* e = <real*>lines
     cdef real v[CHUNK]
     cdef real h[CHUNK]
     cdef const real* x = load(t.x, t.code, first, n, x_buffer)
     cdef const real* y = load_operand(&t.target, first, n, buffer)
+    cdef const real* w = NULL
+    cdef const real* pos_weight = NULL
     cdef Factor f = reciprocal(1.0, t.divisor)
-    cdef real high, low, numerator, up, down
-    cdef double square
+    cdef real high, low
     cdef bint moderate
-    cdef Py_ssize_t i
     if BOOL < t.target.code < F16 and beyond_one(&t.target, first, n):
         bad[0] = 1
     if t.weight.data == NULL and t.pos_weight.data == NULL and isfinite(f.high):
@@ -137,54 +120,31 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
             write_derivatives(x, y, e, n, high, low, moderate, <real*>t.grad + first,
                               <real*>t.hess + first if t.hess != NULL else NULL, t.stream)
             return
-        write_derivatives(x, y, e, n, high, low, moderate, a, h if t.hess != NULL else NULL, False)
-        store(t.grad, t.code, first, n, a, t.stream)
+        write_derivatives(x, y, e, n, high, low, moderate, v, h if t.hess != NULL else NULL, False)
+        store(t.grad, t.code, first, n, v, t.stream)
         if t.hess != NULL:
             store(t.hess, t.code, first, n, h, t.stream)
         return
     exp_of_minus_size(x, n, e, False, wide)
-    for i in range(n):
-        a[i] = <real>1.0 - y[i]
-        b[i] = y[i]
-    if t.pos_weight.data != NULL:
-        y = load_operand(&t.pos_weight, first, n, buffer)
-        for i in range(n):
-            b[i] = b[i] * y[i]
     if t.weight.data != NULL:
-        y = load_operand(&t.weight, first, n, buffer)
-        for i in range(n):
-            a[i] = a[i] * y[i]
-            b[i] = b[i] * y[i]
-
+        w = load_operand(&t.weight, first, n, w_buffer)
+    if t.pos_weight.data != NULL:
+        pos_weight = load_operand(&t.pos_weight, first, n, pos_buffer)
     if t.values != NULL or t.sums != NULL:
-        for i in range(n):
-            up = x[i] if x[i] > <real>0.0 else <real>0.0
-            down = -x[i] if x[i] < <real>0.0 else <real>0.0
-            up = <real>0.0 if a[i] == <real>0.0 else a[i] * up
-            down = <real>0.0 if b[i] == <real>0.0 else b[i] * down
-            v[i] = (up + down) + (a[i] + b[i]) * log1p_unit(e[i])
+        if real is float:
+            log1p_of_floats(e, n, v)
+        else:
+            log1p_of_units(e, n, v)
+        weighed_losses(x, y, v, w, pos_weight, n, v if t.values != NULL else NULL,
+                       total if t.sums != NULL else NULL)
         if t.values != NULL:
             store(t.values, F32 if real is float else F64, first, n, v, t.stream)
-        if t.sums != NULL:
-            add_items(total, v, n)
-    if t.hess != NULL:
-        if real is float:
-            # In float64, which costs less than carrying the rounding errors of two divisions.
-            for i in range(n):
-                square = 1.0 + <double>e[i]
-                h[i] = <float>(<double>(a[i] + b[i]) * e[i] / (square * square) * f.high)
-        else:
-            for i in range(n):
-                h[i] = scaled_division(divide_by_one_plus((a[i] + b[i]) * e[i], e[i]), e[i], f.high, f.low)
     if t.grad != NULL:
         high = <real>f.high
         low = <real>(f.low if real is double else f.high - <double>high)
         if not isfinite(low):
             low = <real>0.0
-        for i in range(n):
-            numerator = (multiply_add(-b[i], e[i], a[i]) if x[i] >= <real>0.0
-                         else multiply_add(a[i], e[i], -b[i]))
-            v[i] = scaled_division(numerator, e[i], high, low)
+        write_weighed_derivatives(x, y, e, w, pos_weight, n, high, low, v, h if t.hess != NULL else NULL)
         store(t.grad, t.code, first, n, v, t.stream)
     if t.hess != NULL:
         store(t.hess, t.code, first, n, h, t.stream)
@@ -354,87 +314,62 @@ cdef inline void mse_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, S
     cdef real x_buffer[CHUNK]
     cdef real y_buffer[CHUNK]
     cdef real w_buffer[CHUNK]
-    cdef double v[CHUNK]
     cdef real out[CHUNK]
-    cdef real h[CHUNK]
+    cdef double v[CHUNK]
     cdef const real* x = load(t.x, t.code, first, n, x_buffer)
     cdef const real* y = load_operand(&t.target, first, n, y_buffer)
     cdef const real* w = NULL
-    cdef double d, back, lost
-    cdef bint direct
-    cdef real* grad
+    cdef double d, back, square
+    cdef bint direct = t.code == F32 or real is double
+    cdef real* grad = NULL
     cdef Factor f = reciprocal(2.0, t.divisor)
     cdef Py_ssize_t i
     if t.weight.data != NULL:
         w = load_operand(&t.weight, first, n, w_buffer)
-    elif t.values == NULL:
-        # The usual call has loops of its own, whose sums stay in registers.
-        direct = t.code == F32 or real is double
-        grad = NULL
-        if t.grad != NULL:
-            grad = out
-            if direct and (t.sums == NULL or real is double or not t.stream):
-                grad = <real*>t.grad + first
-        if t.sums != NULL:
-            if real is float:
-                # Value and gradient share what is converted. The sum's vectors begin where the chunk does, lines in
-                # the output elsewhere, so that a gradient that goes past the caches is staged.
-                add(total, squared_errors(x, y, n, f.high, grad))
-            else:
-                add_squared_errors(total, x, y, n, grad != NULL)
-        if grad != NULL:
-            if real is double or t.sums == NULL:
-                write_differences(x, y, n, f, grad, direct and t.stream)
-            if grad == out:
-                store(t.grad, t.code, first, n, out, t.stream)
-        if t.hess != NULL:
-            if direct:
-                write_constant(<real>f.high, n, <real*>t.hess + first, t.stream)
-            else:
-                write_constant(<real>f.high, n, h, False)
-                store(t.hess, t.code, first, n, h, t.stream)
-        return
-    if t.values != NULL or t.sums != NULL:
+    if t.values != NULL:
         for i in range(n):
             d = <double>x[i] - <double>y[i]
-            if real is float:
-                v[i] = d * d
-            else:
+            square = d * d
+            if real is double:
                 back = d - x[i]
-                lost = (x[i] - (d - back)) - (y[i] + back)
-                lost = fma(d, d, 2.0 * d * lost)
-                v[i] = lost if lost - lost == 0.0 else d * d      # inf - inf where d is infinite
+                back = (x[i] - (d - back)) - (y[i] + back)
+                back = fma(d, d, 2.0 * d * back)
+                square = back if back - back == 0.0 else square      # inf - inf where d is infinite
+            v[i] = square
         if w != NULL:
             for i in range(n):
                 v[i] = <double>w[i] * v[i]
-        if t.values != NULL:
-            for i in range(n):
-                out[i] = <real>v[i]
-            store(t.values, F32 if real is float else F64, first, n, out, t.stream)
-        if t.sums != NULL:
-            if real is float:
-                add(total, tree_sum(v, n))
-            else:
-                add_carefully(total, v, n)
-    if t.hess != NULL:
         for i in range(n):
-            h[i] = <real>f.high
-        if w != NULL:
-            for i in range(n):
-                h[i] = <real>scale_by(<double>w[i], f.high, f.low)
+            out[i] = <real>v[i]
+        store(t.values, F32 if real is float else F64, first, n, out, t.stream)
     if t.grad != NULL:
-        if w == NULL:
-            for i in range(n):
-                if real is float:
-                    out[i] = <float>((<double>x[i] - <double>y[i]) * f.high)     # as write_differences has it
-                else:
-                    out[i] = scale_by(x[i] - y[i], f.high, f.low)
+        grad = out
+        if direct and (t.sums == NULL or real is double or not t.stream):
+            grad = <real*>t.grad + first
+    if t.sums != NULL:
+        if real is float:
+            # Value and gradient share what is converted. The sum's vectors begin where the chunk does, lines in the
+            # output elsewhere, so that a gradient that goes past the caches is staged.
+            add(total, squared_errors(x, y, w, n, f.high, grad))
         else:
-            for i in range(n):
-                out[i] = <real>scale_by(<double>w[i] * (<double>x[i] - <double>y[i]), f.high, f.low)
-        store(t.grad, t.code, first, n, out, t.stream)
-    if t.hess != NULL:
-        store(t.hess, t.code, first, n, h, t.stream)
+            add_squared_errors(total, x, y, w, n, grad != NULL)
+    if grad != NULL:
+        if real is double or t.sums == NULL:
+            write_differences(x, y, w, n, f, grad, direct and t.stream)
+        if grad == out:
+            store(t.grad, t.code, first, n, out, t.stream)
+    if t.hess == NULL:
+        return
+    # After the gradient: it may be x.
+    if w != NULL:
+        for i in range(n):
+            out[i] = <real>scale_by(<double>w[i], f.high, f.low) if real is double else <real>(<double>w[i] * f.high)
+        store(t.hess, t.code, first, n, out, t.stream)
+    elif direct:
+        write_constant(<real>f.high, n, <real*>t.hess + first, t.stream)
+    else:
+        write_constant(<real>f.high, n, out, False)
+        store(t.hess, t.code, first, n, out, t.stream)
 
 
 # ------------------------------------------------------------------------------------------------ functions
@@ -530,8 +465,31 @@ cdef struct Sweep:
     char* bad             # OUT (blocks,): an item is neither 0 nor 1
 
 
-cdef void sum_block(void* task, Py_ssize_t block) noexcept nogil:
-    """Sum of a weight array, the denominator of the weighted mean."""
+cdef void sum_block_float(void* task, Py_ssize_t block) noexcept nogil:
+    """Sum of a weight array of at most 32 bits, the denominator of the weighted mean, in float64."""
+    cdef Sweep* t = <Sweep*>task
+    cdef Py_ssize_t first = block * ITEMS
+    cdef Py_ssize_t last = min(first + ITEMS, t.n)
+    cdef Py_ssize_t n, i
+    cdef float buffer[CHUNK]
+    cdef const float* x
+    cdef vd sum_0 = vd_set(0.0), sum_1 = vd_set(0.0)
+    cdef vf a
+    memset(&t.sums[block], 0, sizeof(Sum))
+    while first < last:
+        n = min(<Py_ssize_t>CHUNK, last - first)
+        x = load_operand(t.operand, first, n, buffer)
+        for i in range(0, n, 16):      # LANES
+            fl_prefetch(x + i + CHUNK)
+            a = load_first(x + i, n - i)
+            sum_0 = vd_add(sum_0, vd_low(a))
+            sum_1 = vd_add(sum_1, vd_high(a))
+        first += n
+    add(&t.sums[block], fold_vectors(sum_0, sum_1))
+
+
+cdef void sum_block_double(void* task, Py_ssize_t block) noexcept nogil:
+    """The same of any numbers, to nearly the last bit."""
     cdef Sweep* t = <Sweep*>task
     cdef Py_ssize_t first = block * ITEMS
     cdef Py_ssize_t last = min(first + ITEMS, t.n)
@@ -539,16 +497,14 @@ cdef void sum_block(void* task, Py_ssize_t block) noexcept nogil:
     cdef double buffer[CHUNK]
     cdef double scratch[CHUNK]
     cdef const double* x
-    cdef Sum total
-    memset(&total, 0, sizeof(Sum))
+    memset(&t.sums[block], 0, sizeof(Sum))
     while first < last:
         n = min(<Py_ssize_t>CHUNK, last - first)
         x = load_operand(t.operand, first, n, buffer)
         for i in range(n):
             scratch[i] = x[i]
-        add(&total, tree_sum(scratch, n))
+        add(&t.sums[block], tree_sum(scratch, n))
         first += n
-    t.sums[block] = total
 
 
 cdef void zero_or_one_block(void* task, Py_ssize_t block) noexcept nogil:

@@ -25,7 +25,7 @@ cdef enum:
     MAX_RANK = 64       # NPY_MAXDIMS of NumPy 2
 
 cdef struct Operand:
-    # An array as the kernels see it. Broadcast weights have strides of 0 and are never materialised.
+    # An array, or a number, as the kernels see it. Broadcast weights have strides of 0 and are never materialised.
     const char* data    # NULL: the operand is absent
     Code code
     bint contiguous
@@ -33,6 +33,7 @@ cdef struct Operand:
     Py_ssize_t itemsize
     Py_ssize_t shape[MAX_RANK]
     Py_ssize_t strides[MAX_RANK]
+    double number
 
 
 # --------------------------------------------------------------------------------------- 16-bit formats
@@ -174,6 +175,21 @@ cdef inline double load_one(const char* data, Code code, Py_ssize_t i) noexcept 
     return value
 
 
+cdef inline void load_run(const char* at, Code code, Py_ssize_t itemsize, Py_ssize_t stride, Py_ssize_t n,
+                          real* chunk) noexcept nogil:
+    cdef real same
+    cdef Py_ssize_t i
+    if stride == itemsize:
+        convert(at, code, n, chunk)
+    elif stride == 0:
+        convert(at, code, 1, &same)
+        for i in range(n):
+            chunk[i] = same
+    else:
+        for i in range(n):
+            convert(at + i * stride, code, 1, chunk + i)
+
+
 cdef const real* load_operand(const Operand* a, Py_ssize_t first, Py_ssize_t n, real* chunk) noexcept nogil:
     """Items first..first+n, in C order, of an operand of any strides."""
     if a.contiguous:
@@ -182,25 +198,32 @@ cdef const real* load_operand(const Operand* a, Py_ssize_t first, Py_ssize_t n, 
     cdef const char* at = a.data
     cdef Py_ssize_t rest = first
     cdef Py_ssize_t done = 0
-    cdef Py_ssize_t run, i
+    cdef Py_ssize_t run
+    cdef Py_ssize_t period = a.shape[a.rank - 1]
     cdef Py_ssize_t stride = a.strides[a.rank - 1]
     cdef int axis
+    cdef bint repeated = n > period
+    for axis in range(a.rank - 1):
+        repeated = repeated and a.strides[axis] == 0
+    if repeated:
+        # The same numbers for each row: those of one, and then copies of all there are.
+        rest = first % period
+        load_run(at + rest * stride, a.code, a.itemsize, stride, period - rest, chunk)
+        load_run(at, a.code, a.itemsize, stride, rest, chunk + period - rest)
+        done = period
+        while done < n:
+            run = min(done, n - done)
+            memcpy(chunk + done, chunk, run * sizeof(real))
+            done += run
+        return chunk
     for axis in range(a.rank - 1, -1, -1):
         index[axis] = rest % a.shape[axis]
         rest //= a.shape[axis]
         at += index[axis] * a.strides[axis]
     while True:
         # One run along the last axis, then carry into the axes before it.
-        run = min(a.shape[a.rank - 1] - index[a.rank - 1], n - done)
-        if stride == a.itemsize:
-            convert(at, a.code, run, chunk + done)
-        elif stride == 0:
-            convert(at, a.code, 1, chunk + done)
-            for i in range(1, run):
-                chunk[done + i] = chunk[done]
-        else:
-            for i in range(run):
-                convert(at + i * stride, a.code, 1, chunk + done + i)
+        run = min(period - index[a.rank - 1], n - done)
+        load_run(at, a.code, a.itemsize, stride, run, chunk + done)
         done += run
         if done == n:
             return chunk

@@ -348,6 +348,18 @@ cdef inline void add_vector(vd* high, vd* low, vd value) noexcept nogil:
     high[0] = s
 
 
+cdef inline void add_vectors(Sum* total, vd high, vd low) noexcept nogil:
+    """Add eight sums, and what their roundings have lost."""
+    cdef double highs[8]
+    cdef double lows[8]
+    cdef int k
+    vd_store(highs, high)
+    vd_store(lows, low)
+    for k in range(8):
+        add(total, highs[k])
+        total.low += lows[k]
+
+
 cdef struct OneWide:
     # A vector of float64 on its way through exp: z and r as Two has them.
     vd z

@@ -125,13 +125,10 @@ cdef void exp_sum_wide(const WideBlock* b, const Shift* shift, double* e, Sum* t
     cdef OneWide one = one_of_nothing()
     cdef vd high_0 = vd_set(0.0), high_1 = vd_set(0.0), low_0 = vd_set(0.0), low_1 = vd_set(0.0)
     cdef vd value, power, t
-    cdef double highs[8]
-    cdef double lows[8]
     cdef const double* p = wide_group(b, 0)
     cdef const double* ahead = b.x + COLUMNS
     cdef Py_ssize_t n = b.n
     cdef Py_ssize_t at
-    cdef int i
     exp_of_one(vd_sub(vd_load(p), base), False, &exponents, &one, &power, &t)
     for at in range(0, n, 16):      # LANES
         fl_prefetch(ahead + at)
@@ -148,8 +145,4 @@ cdef void exp_sum_wide(const WideBlock* b, const Shift* shift, double* e, Sum* t
             keep_vector(e + at + 8, n - at - 8, power, t, value)
         add_vector(&high_1, &low_1, value)
     add_vector(&high_0, &low_0, high_1)
-    vd_store(highs, high_0)
-    vd_store(lows, vd_add(low_0, low_1))
-    for i in range(8):
-        add(total, highs[i])
-        total.low += lows[i]
+    add_vectors(total, high_0, vd_add(low_0, low_1))

@@ -402,7 +402,8 @@ def test_weights_of_many_rows_are_repeated(columns, dtype, backend):
     target = rng.integers(2, size=shape)
     row = rng.uniform(0.5, 2, size=2 * columns)
     weights = [row[:columns].astype(dtype), row[::2], rng.integers(1, 5, size=columns)]
-    weights += [rng.uniform(0.5, 2, size=(len(x), 1)), np.float32(1.5), 1.5, 2, True]
+    weights += [rng.uniform(0.5, 2, size=(len(x), 1)), 1.5, np.float32(1.5)]
+    weights += [np.float64(1.5), 2, -3, True, 2**53 + 1]
     for weight in weights:
         whole = np.array(np.broadcast_to(weight, x.shape))
         for name in ("weight", "pos_weight"):

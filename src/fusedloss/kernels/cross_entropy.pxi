@@ -226,9 +226,14 @@ cdef void census_block(void* task, Py_ssize_t block) noexcept nogil:
     cdef Py_ssize_t first = block * (<CensusTask*>task).block_rows
     cdef Py_ssize_t last = min(first + (<CensusTask*>task).block_rows, t.rows)
     cdef int64_t labels[256]
+    cdef double buffer[256]
+    cdef double samples[256]
+    cdef double products[256]
+    cdef vd sum = vd_set(0.0), lost = vd_set(0.0), sum_of_products = vd_set(0.0), lost_of_products = vd_set(0.0)
+    cdef const double* given
     cdef Py_ssize_t at, n, i, taking_part
-    cdef double sample
-    cdef bint weighted = t.weight != NULL or t.sample_weight != NULL
+    # With class probabilities the class weights do not enter the denominator.
+    cdef bint by_class = t.weight != NULL and not t.soft
     memset(out, 0, sizeof(Census))
     at = first
     while at < last:
@@ -244,21 +249,33 @@ cdef void census_block(void* task, Py_ssize_t block) noexcept nogil:
             out.bad |= labels[i] == OUT_OF_RANGE
         if out.bad:
             return
-        if not weighted:
+        if not by_class and t.sample_weight == NULL:
             add(&out.weights, <double>taking_part)
             add(&out.samples, <double>taking_part)
         else:
-            for i in range(n):
-                if labels[i] == IGNORED:
-                    continue
-                sample = 1.0 if t.sample_weight == NULL else load_one(t.sample_weight, t.sample_code, at + i)
-                add(&out.samples, sample)
-                # With class probabilities the class weights do not enter the denominator.
-                if t.weight != NULL and not t.soft:
-                    add(&out.weights, sample * load_one(t.weight, t.weight_code, labels[i]))
-                else:
-                    add(&out.weights, sample)
+            memset(samples, 0, sizeof(samples))
+            if t.sample_weight == NULL:
+                for i in range(n):
+                    samples[i] = 1.0 if labels[i] != IGNORED else 0.0
+            else:
+                given = load(t.sample_weight, t.sample_code, at, n, buffer)
+                for i in range(n):
+                    samples[i] = given[i] if labels[i] != IGNORED else 0.0
+            for i in range(0, n, 8):
+                add_vector(&sum, &lost, vd_load(samples + i))
+            if by_class:
+                memset(products, 0, sizeof(products))
+                for i in range(n):
+                    if labels[i] != IGNORED:
+                        products[i] = samples[i] * load_one(t.weight, t.weight_code, labels[i])
+                for i in range(0, n, 8):
+                    add_vector(&sum_of_products, &lost_of_products, vd_load(products + i))
         at += n
+    add_vectors(&out.samples, sum, lost)
+    if by_class:
+        add_vectors(&out.weights, sum_of_products, lost_of_products)
+    elif t.sample_weight != NULL:
+        out.weights = out.samples
 
 
 # ------------------------------------------------------------------------------------------ finish: logs

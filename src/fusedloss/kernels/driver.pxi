@@ -12,7 +12,6 @@
 # e) No words for users here: the text of every error has its one home in fusedloss.arguments.
 
 from cython.parallel cimport prange
-from cpython.float cimport PyFloat_CheckExact
 from cpython.long cimport PyLong_CheckExact, PyLong_AsLongLongAndOverflow, PyLong_AsUnsignedLongLong
 from cpython.float cimport PyFloat_Check, PyFloat_AS_DOUBLE
 from cpython.unicode cimport PyUnicode_CheckExact
@@ -281,13 +280,29 @@ cdef bint set_operand(Operand* a, object array, cnp.ndarray like) except -1:
     return True
 
 
+# Numbers that double holds; of integers, those that it holds exactly
+cdef tuple FLOATS = (float, np.float64, np.float32, np.float16)
+
+
+cdef bint is_number(object given, double* number) except -1:
+    cdef int overflow = 0
+    cdef long long n
+    if type(given) in FLOATS:
+        number[0] = <double>given
+        return True
+    if not PyLong_CheckExact(given):
+        return False
+    n = PyLong_AsLongLongAndOverflow(given, &overflow)
+    number[0] = <double>n
+    return overflow == 0 and -(1 << 53) <= n <= 1 << 53
+
+
 cdef bint set_weight(Operand* a, object given, cnp.ndarray like) except -1:
-    """Fill `a` from a float, or an array that broadcasts to the shape of `like`; False if it is neither."""
+    """Fill `a` from a number, or an array that broadcasts to the shape of `like`; False if it is neither."""
     cdef cnp.ndarray b
     cdef int i, code, missing
     cdef Py_ssize_t size
-    if PyFloat_CheckExact(given):
-        a.number = <double>given
+    if not cnp.PyArray_CheckExact(given) and is_number(given, &a.number):
         a.data = <const char*>&a.number
         a.code = F64
         a.contiguous = False

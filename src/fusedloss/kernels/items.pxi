@@ -88,12 +88,6 @@ cdef struct Logarithms:
     vf sums
 
 
-cdef inline void fetch_half(const real* ahead, Py_ssize_t i) noexcept nogil:
-    """In a loop over CHUNK items: the first half of as many from `ahead` on. The other half is left to another loop, so
-    that memory has no more to do in one than in the other."""
-    fl_prefetch(ahead + (i >> 1))
-
-
 cdef inline vf write_parts(const float* x, Py_ssize_t head, Py_ssize_t n, const Exponents* table,
                            vf* parts) noexcept nogil:
     """OUT parts of n <= CHUNK items; the smallest -|x|, or 0, in each lane."""
@@ -104,7 +98,7 @@ cdef inline vf write_parts(const float* x, Py_ssize_t head, Py_ssize_t n, const 
         exp_in_parts(load_first(x, head), &k, parts, &least)
         parts += 2
     while n - i >= LANES:
-        fetch_half(x + CHUNK, i)
+        fl_prefetch(x + CHUNK + (i >> 1))      # the other half of what comes next is fetched by the loop that writes
         exp_in_parts(vf_load(x + i), &k, parts, &least)
         parts += 2
         i += LANES
@@ -171,9 +165,9 @@ cdef inline vf exp_below_zero(vf v, const Exponents* scaled) noexcept nogil:
                   vf_set(<float>5.421010862427522e-20))
 
 
-cdef void exp_of_minus_size(const real* x, Py_ssize_t n, real* e, bint half, bint* wide) noexcept nogil:
+cdef void exp_of_minus_size(const real* x, Py_ssize_t n, real* e, bint* wide) noexcept nogil:
     """OUT e^-|x| of n items: room for whole vectors, which are 0 beyond the end. What lies CHUNK further on is
-    fetched meanwhile, or half of it; targets are fetched by one of the loops after it, so that requests are spread.
+    fetched meanwhile; targets are fetched by the loops after it, so that requests to memory are spread.
     wide: some e are below e^PLAIN_FLOOR; as a guess, which saves time where it is right, and OUT as it is."""
     cdef Exponents plain, scaled
     cdef DoubleExp doubles
@@ -188,7 +182,7 @@ cdef void exp_of_minus_size(const real* x, Py_ssize_t n, real* e, bint half, bin
             for k in range(n // LANES):
                 i = k * LANES
                 v = vf_neg_abs(vf_load(x + i))
-                fl_prefetch(x + CHUNK + (i >> half))
+                fl_prefetch(x + i + CHUNK)
                 least = vf_min(v, least)      # nan is passed over
                 vf_store(e + i, exp_vector(v, plain.magic, plain.floor, plain.offsets, plain.errors))
             wide[0] = goes_below_floor(least)
@@ -196,7 +190,7 @@ cdef void exp_of_minus_size(const real* x, Py_ssize_t n, real* e, bint half, bin
             for k in range(n // LANES):
                 i = k * LANES
                 v = vf_neg_abs(vf_load(x + i))
-                fl_prefetch(x + CHUNK + (i >> half))
+                fl_prefetch(x + i + CHUNK)
                 least = vf_min(v, least)
                 vf_store(e + i, exp_below_zero(v, &scaled))
             wide[0] = goes_below_floor(least)
@@ -208,8 +202,8 @@ cdef void exp_of_minus_size(const real* x, Py_ssize_t n, real* e, bint half, bin
         doubles = double_exp(-64.0)
         for k in range((n + LANES - 1) // LANES):
             i = k * LANES
-            fl_prefetch(x + CHUNK + (i >> half))
-            fl_prefetch(x + CHUNK + ((i + 8) >> half))
+            fl_prefetch(x + i + CHUNK)
+            fl_prefetch(x + i + CHUNK + 8)
             a = vd_load(x + i) if n - i >= 8 else vd_load_part(x + i, n - i, INFINITY)
             b = vd_load(x + i + 8) if n - i >= LANES else vd_load_part(x + i + 8, n - i - 8, INFINITY)
             a = vd_neg_abs(a)
@@ -323,11 +317,10 @@ cdef void sigmoids(const real* x, Py_ssize_t n, real* out, bint stream, bint* wi
     cdef real* e = <real*>lines
     cdef Py_ssize_t width = 64 // <Py_ssize_t>sizeof(real)
     cdef Py_ssize_t i = min(n, until_line(out, sizeof(real))) if stream else 0
-    exp_of_minus_size(x, n, e, True, wide)
+    exp_of_minus_size(x, n, e, wide)
     if i:
         sigmoid_at(x, e, i, out, False)
     while n - i >= width:
-        fetch_half(x + CHUNK + CHUNK // 2, i)
         sigmoid_at(x + i, e + i, width, out + i, stream)
         i += width
     if i < n:
@@ -359,12 +352,12 @@ cdef void softpluses(bint log_sigmoid, const float* x, Py_ssize_t n, float* out,
     if not s.scaled:
         # The usual loop, without what x86-64-v3 has no registers for.
         while n - i >= LANES:
-            fetch_half(x + CHUNK + CHUNK // 2, i)
+            fl_prefetch(x + CHUNK + CHUNK // 2 + (i >> 1))
             softplus_at(log_sigmoid, vf_load(x + i), &s, k, False, LANES, out + i, stream)
             k += 1
             i += LANES
     while n - i >= LANES:
-        fetch_half(x + CHUNK + CHUNK // 2, i)
+        fl_prefetch(x + CHUNK + CHUNK // 2 + (i >> 1))
         softplus_at(log_sigmoid, vf_load(x + i), &s, k, True, LANES, out + i, stream)
         k += 1
         i += LANES
@@ -510,7 +503,7 @@ cdef void binary_values(const float* x, const float* t, Py_ssize_t n, float* out
     if not s.scaled:
         # The usual loop, without what x86-64-v3 has no registers for.
         while n - i >= LANES:
-            fetch_half(x + CHUNK + CHUNK // 2, i)
+            fl_prefetch(x + CHUNK + CHUNK // 2 + (i >> 1))
             fl_prefetch(t + i + CHUNK)
             binary_value_at(vf_load(x + i), vf_load(t + i), &s, k, False, LANES, out + i, stream)
             k += 1
@@ -831,7 +824,7 @@ cdef bint add_likelihoods(const real* x, const real* t, Py_ssize_t n, Likelihood
         for j in range(<Py_ssize_t>sizeof(real)):
             # As many lines as an item has bytes.
             fl_prefetch(t + i + CHUNK + j * 64 // <Py_ssize_t>sizeof(real))
-            fetch_half(x + CHUNK + CHUNK // 2, i + j * 64 // <Py_ssize_t>sizeof(real))
+            fl_prefetch(x + CHUNK + CHUNK // 2 + ((i + j * 64 // <Py_ssize_t>sizeof(real)) >> 1))
         if k < full:
             multiply_by_16(x + i, t + i, LANES, &s)
             multiply_by_16(x + i + 16, t + i + 16, LANES, &s)
@@ -896,7 +889,7 @@ cdef bint labels_are_hard(const real* x, const real* t, Py_ssize_t n, bint* outs
     cdef Py_ssize_t i, k
     for k in range((n + width - 1) // width):
         i = k * width
-        fetch_half(x + CHUNK, i)
+        fl_prefetch(x + CHUNK + (i >> 1))
         if real is float:
             look_at(load_first(x + i, n - i), load_first(t + i, n - i), &high, &low, &soft)
         elif n - i >= 8:

@@ -97,7 +97,7 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
         bad[0] = 1
     if t.weight.data == NULL and t.pos_weight.data == NULL and isfinite(f.high):
         if real is double or t.sums != NULL or t.grad != NULL:
-            exp_of_minus_size(x, n, e, False, wide)
+            exp_of_minus_size(x, n, e, wide)
         if t.sums != NULL:
             if real is float:
                 add(total, add_binary_losses(x, y, e, n, products, False, &moderate if t.grad != NULL else NULL))
@@ -125,7 +125,7 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
         if t.hess != NULL:
             store(t.hess, t.code, first, n, h, t.stream)
         return
-    exp_of_minus_size(x, n, e, False, wide)
+    exp_of_minus_size(x, n, e, wide)
     if t.weight.data != NULL:
         w = load_operand(&t.weight, first, n, w_buffer)
     if t.pos_weight.data != NULL:
@@ -393,7 +393,7 @@ cdef inline void function_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t
         softpluses(t.kind == LOG_SIGMOID, x, n, out, direct and t.stream, wide)
     else:
         direct = False
-        exp_of_minus_size(x, n, e, False, wide)
+        exp_of_minus_size(x, n, e, wide)
         log1p_of_units(e, n, e)
         if t.kind == SOFTPLUS:
             for i in range(n):

@@ -16,12 +16,6 @@ cdef inline void both_shares(const real* t, const real* w, const real* pos_weigh
         b[0] = v_times(b[0], v_load_first(w, m, one))
 
 
-cdef inline void fetch_items(const real* t, const real* w) noexcept nogil:
-    fl_prefetch(t + CHUNK)
-    if w != NULL:
-        fl_prefetch(w + CHUNK)
-
-
 cdef inline vector weighed_loss(vector x, vector a, vector b, vector logarithm) noexcept nogil:
     cdef vector zero = v_same(0.0, x)
     cdef vector up = v_if_equal(a, zero, zero, v_times(a, v_maximum(x, zero)))
@@ -34,7 +28,9 @@ cdef inline void weighed_loss_at(const real* x, const real* t, const real* logs,
     """One vector of weighed_losses, or the first m items of it."""
     cdef vf a, b
     cdef vd c, d
-    fetch_items(t, w)
+    fl_prefetch(t + CHUNK)
+    if w != NULL:
+        fl_prefetch(w + CHUNK)
     if real is float:
         a = vf_set(0.0)
         b = a
@@ -124,7 +120,9 @@ cdef inline void weighed_derivatives_at(const real* x, const real* t, const real
     cdef vector b = high
     cdef vector g
     cdef vector h = high
-    fetch_items(t, w)
+    fl_prefetch(t + CHUNK)
+    if w != NULL:
+        fl_prefetch(w + CHUNK)
     both_shares(t, w, pos_weight, m, &a, &b)
     weighed_derivatives(v_load_first(x, m, high), a, b, v_load_first(e, m, high), high, low, hess != NULL, &g, &h)
     write_vector(grad, g, m, False)

@@ -12,7 +12,7 @@ cdef enum:
     SIDE_ROW = 63         # float32 without options
     MIXED_ROW = 15        # ... with them. batched_rows.pxi takes no less than a vector.
     FEW_CLASSES = 40      # float64, and class weights beside others
-    TILE = 64             # classes of 16 rows held in scratch at a time
+    TILE = 64             # classes of 16 rows held in scratch at a time; even, as sum_columns wants it
     MULTIPLIED = 8        # rows in each lane for one logarithm
     COPIED = 16           # classes from which on outputs go past the caches, by way of a copy; of fewer it would wait
     DIRECT = 60           # up to this gap between the maximum and the label E_y is far from underflow
@@ -512,8 +512,8 @@ cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, bint wei
     losses, in r; or, of a sum without weights, factors into the product. Rows that take part are added to count.
     """
     cdef float buffer[SIDE_ROW * LANES]
-    cdef float e[SIDE_ROW * LANES]
-    cdef float low[SIDE_ROW * LANES]
+    cdef float e[TILE * LANES]
+    cdef float low[TILE * LANES]
     cdef float labels[LANES]
     cdef float logits[LANES]
     cdef double weights[LANES]

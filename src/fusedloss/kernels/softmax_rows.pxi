@@ -127,8 +127,8 @@ cdef void write_log_softmax(const float* x, Py_ssize_t classes, Py_ssize_t n, co
 
 cdef void softmax_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
     """One of the three functions of up to 16 rows of up to SIDE_ROW classes."""
-    cdef float x[SIDE_ROW * LANES]
-    cdef float arguments[SIDE_ROW * LANES]
+    cdef float x[TILE * LANES]
+    cdef float arguments[TILE * LANES]
     cdef float buffer[SIDE_ROW * LANES]
     cdef double rest[LANES]
     cdef double tops[LANES]

@@ -135,8 +135,8 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
             log1p_of_floats(e, n, v)
         else:
             log1p_of_units(e, n, v)
-        weighed_losses(x, y, v, w, pos_weight, n, v if t.values != NULL else NULL,
-                       total if t.sums != NULL else NULL)
+        weighted_losses(x, y, v, w, pos_weight, n, v if t.values != NULL else NULL,
+                        total if t.sums != NULL else NULL)
         if t.values != NULL:
             store(t.values, F32 if real is float else F64, first, n, v, t.stream)
     if t.grad != NULL:
@@ -144,7 +144,7 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
         low = <real>(f.low if real is double else f.high - <double>high)
         if not isfinite(low):
             low = <real>0.0
-        write_weighed_derivatives(x, y, e, w, pos_weight, n, high, low, v, h if t.hess != NULL else NULL)
+        write_weighted_derivatives(x, y, e, w, pos_weight, n, high, low, v, h if t.hess != NULL else NULL)
         store(t.grad, t.code, first, n, v, t.stream)
     if t.hess != NULL:
         store(t.hess, t.code, first, n, h, t.stream)

@@ -16,16 +16,16 @@ cdef inline void both_shares(const real* t, const real* w, const real* pos_weigh
         b[0] = v_times(b[0], v_load_first(w, m, one))
 
 
-cdef inline vector weighed_loss(vector x, vector a, vector b, vector logarithm) noexcept nogil:
+cdef inline vector weighted_loss(vector x, vector a, vector b, vector logarithm) noexcept nogil:
     cdef vector zero = v_same(0.0, x)
     cdef vector up = v_if_equal(a, zero, zero, v_times(a, v_maximum(x, zero)))
     cdef vector down = v_if_equal(b, zero, zero, v_times(b, v_maximum(v_opposite(x), zero)))
     return v_times_plus(v_plus(a, b), logarithm, v_plus(up, down))
 
 
-cdef inline void weighed_loss_at(const real* x, const real* t, const real* logs, const real* w, const real* pos_weight,
-                                 Py_ssize_t m, real* out, vd* sum_0, vd* sum_1) noexcept nogil:
-    """One vector of weighed_losses, or the first m items of it."""
+cdef inline void weighted_loss_at(const real* x, const real* t, const real* logs, const real* w, const real* pos_weight,
+                                  Py_ssize_t m, real* out, vd* sum_0, vd* sum_1) noexcept nogil:
+    """One vector of weighted_losses, or the first m items of it."""
     cdef vf a, b
     cdef vd c, d
     fl_prefetch(t + CHUNK)
@@ -35,7 +35,7 @@ cdef inline void weighed_loss_at(const real* x, const real* t, const real* logs,
         a = vf_set(0.0)
         b = a
         both_shares(t, w, pos_weight, m, &a, &b)
-        a = weighed_loss(v_load_first(x, m, a), a, b, v_load_first(logs, m, a))
+        a = weighted_loss(v_load_first(x, m, a), a, b, v_load_first(logs, m, a))
         sum_0[0] = vd_add(sum_0[0], vd_low(a))
         sum_1[0] = vd_add(sum_1[0], vd_high(a))
         if out != NULL:
@@ -44,14 +44,14 @@ cdef inline void weighed_loss_at(const real* x, const real* t, const real* logs,
         c = vd_set(0.0)
         d = c
         both_shares(t, w, pos_weight, m, &c, &d)
-        c = weighed_loss(v_load_first(x, m, c), c, d, v_load_first(logs, m, c))
+        c = weighted_loss(v_load_first(x, m, c), c, d, v_load_first(logs, m, c))
         add_vector(sum_0, sum_1, c)
         if out != NULL:
             write_vector(out, c, m, False)
 
 
-cdef void weighed_losses(const real* x, const real* t, const real* logs, const real* w, const real* pos_weight,
-                         Py_ssize_t n, real* out, Sum* total) noexcept nogil:
+cdef void weighted_losses(const real* x, const real* t, const real* logs, const real* w, const real* pos_weight,
+                          Py_ssize_t n, real* out, Sum* total) noexcept nogil:
     """OUT out, unless NULL: the losses of n <= CHUNK items. Unless total is NULL, add their sum, in float64. `logs` are
     log(1 + e), and may be out. Made by a loop of their own: one for all takes 7 cycles longer for 16 items, as the
     chain of their operations is longer than what a processor looks ahead."""
@@ -61,15 +61,15 @@ cdef void weighed_losses(const real* x, const real* t, const real* logs, const r
     cdef Py_ssize_t i, k
     for k in range(n // width):
         i = k * width
-        weighed_loss_at(x + i, t + i, logs + i, w + i if w != NULL else NULL,
-                        pos_weight + i if pos_weight != NULL else NULL, width,
-                        out + i if out != NULL else NULL, &sum_0, &sum_1)
+        weighted_loss_at(x + i, t + i, logs + i, w + i if w != NULL else NULL,
+                         pos_weight + i if pos_weight != NULL else NULL, width,
+                         out + i if out != NULL else NULL, &sum_0, &sum_1)
     if n % width:
         # Beyond the end the logarithm is 0, and so is what a and b are multiplied by.
         i = n - n % width
-        weighed_loss_at(x + i, t + i, logs + i, w + i if w != NULL else NULL,
-                        pos_weight + i if pos_weight != NULL else NULL, n - i,
-                        out + i if out != NULL else NULL, &sum_0, &sum_1)
+        weighted_loss_at(x + i, t + i, logs + i, w + i if w != NULL else NULL,
+                         pos_weight + i if pos_weight != NULL else NULL, n - i,
+                         out + i if out != NULL else NULL, &sum_0, &sum_1)
     if total == NULL:
         return
     if real is float:
@@ -78,8 +78,8 @@ cdef void weighed_losses(const real* x, const real* t, const real* logs, const r
         add_vectors(total, sum_0, sum_1)
 
 
-cdef inline void weighed_derivatives(vector x, vector a, vector b, vector e, vector high, vector low, bint second,
-                                     vector* g, vector* h) noexcept nogil:
+cdef inline void weighted_derivatives(vector x, vector a, vector b, vector e, vector high, vector low, bint second,
+                                      vector* g, vector* h) noexcept nogil:
     """Gradient and Hessian with the factor high + low:
     g = (a - b e) / (1 + e) for x >= 0, (a e - b) / (1 + e) below: no cancellation for t of 0 or 1;
     h = (a + b) e / (1 + e)^2.
@@ -112,10 +112,10 @@ cdef inline void weighed_derivatives(vector x, vector a, vector b, vector e, vec
         h[0] = v_if_equal(v_minus(tail, tail), zero, tail, v_times(r, s))
 
 
-cdef inline void weighed_derivatives_at(const real* x, const real* t, const real* e, const real* w,
-                                        const real* pos_weight, Py_ssize_t m, vector high, vector low, real* grad,
-                                        real* hess) noexcept nogil:
-    """One vector of write_weighed_derivatives, or the first m items of it."""
+cdef inline void weighted_derivatives_at(const real* x, const real* t, const real* e, const real* w,
+                                         const real* pos_weight, Py_ssize_t m, vector high, vector low, real* grad,
+                                         real* hess) noexcept nogil:
+    """One vector of write_weighted_derivatives, or the first m items of it."""
     cdef vector a = high
     cdef vector b = high
     cdef vector g
@@ -124,33 +124,33 @@ cdef inline void weighed_derivatives_at(const real* x, const real* t, const real
     if w != NULL:
         fl_prefetch(w + CHUNK)
     both_shares(t, w, pos_weight, m, &a, &b)
-    weighed_derivatives(v_load_first(x, m, high), a, b, v_load_first(e, m, high), high, low, hess != NULL, &g, &h)
+    weighted_derivatives(v_load_first(x, m, high), a, b, v_load_first(e, m, high), high, low, hess != NULL, &g, &h)
     write_vector(grad, g, m, False)
     if hess != NULL:
         write_vector(hess, h, m, False)
 
 
-cdef inline void weighed_derivatives_of(const real* x, const real* t, const real* e, const real* w,
-                                        const real* pos_weight, Py_ssize_t n, vector high, vector low, real* grad,
-                                        real* hess) noexcept nogil:
+cdef inline void weighted_derivatives_of(const real* x, const real* t, const real* e, const real* w,
+                                         const real* pos_weight, Py_ssize_t n, vector high, vector low, real* grad,
+                                         real* hess) noexcept nogil:
     cdef Py_ssize_t width = 64 // <Py_ssize_t>sizeof(real)
     cdef Py_ssize_t i, k
     for k in range(n // width):
         i = k * width
-        weighed_derivatives_at(x + i, t + i, e + i, w + i if w != NULL else NULL,
-                               pos_weight + i if pos_weight != NULL else NULL, width, high, low, grad + i,
-                               hess + i if hess != NULL else NULL)
+        weighted_derivatives_at(x + i, t + i, e + i, w + i if w != NULL else NULL,
+                                pos_weight + i if pos_weight != NULL else NULL, width, high, low, grad + i,
+                                hess + i if hess != NULL else NULL)
     if n % width:
         i = n - n % width
-        weighed_derivatives_at(x + i, t + i, e + i, w + i if w != NULL else NULL,
-                               pos_weight + i if pos_weight != NULL else NULL, n - i, high, low, grad + i,
-                               hess + i if hess != NULL else NULL)
+        weighted_derivatives_at(x + i, t + i, e + i, w + i if w != NULL else NULL,
+                                pos_weight + i if pos_weight != NULL else NULL, n - i, high, low, grad + i,
+                                hess + i if hess != NULL else NULL)
 
 
-cdef void write_weighed_derivatives(const real* x, const real* t, const real* e, const real* w, const real* pos_weight,
-                                    Py_ssize_t n, real high, real low, real* grad, real* hess) noexcept nogil:
+cdef void write_weighted_derivatives(const real* x, const real* t, const real* e, const real* w, const real* pos_weight,
+                                     Py_ssize_t n, real high, real low, real* grad, real* hess) noexcept nogil:
     """OUT grad, and hess, which may be NULL, of n <= CHUNK items; one of them may be x."""
     if real is float:
-        weighed_derivatives_of(x, t, e, w, pos_weight, n, vf_set(high), vf_set(low), grad, hess)
+        weighted_derivatives_of(x, t, e, w, pos_weight, n, vf_set(high), vf_set(low), grad, hess)
     else:
-        weighed_derivatives_of(x, t, e, w, pos_weight, n, vd_set(high), vd_set(low), grad, hess)
+        weighted_derivatives_of(x, t, e, w, pos_weight, n, vd_set(high), vd_set(low), grad, hess)

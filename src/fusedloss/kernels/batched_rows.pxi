@@ -1,12 +1,14 @@
 # Rows of float32 of 16 to 256 classes whose exponentials need no shift, 16 at a time: as unshifted_rows.pxi has them,
-# without what costs the same for each row, however short it is.
+# without what costs the same for each row, however short it is. Of up to 4096 where sums are all that is wanted, with
+# the bits that unshifted_rows.pxi gives the same loss beside a gradient.
 #
 # What rows share is done in lanes. All sums of a batch come before the first of its entries, so that these need not
 # wait for the end of a sum. The class that is left out has a copy of its vector. Rows that need a shift go the way of
 # long_rows.pxi.
 
 cdef enum:
-    SHORT_ROW = 256       # classes at most
+    SHORT_ROW = 256       # classes at most ...
+    SUMMED_ROW = 4096     # ... of plain losses without derivatives
     BATCHED = 2048        # classes of the rows of a batch that keeps its powers: with t they are 16 KiB
 
 
@@ -33,13 +35,14 @@ cdef struct Batch:
 
 
 cdef inline void sum_short_row(const float* x, Py_ssize_t classes, Py_ssize_t hole, const Exponents* k, float* powers,
-                               bint keep, double* sums) noexcept nogil:
+                               bint keep, bint pairs, double* sums) noexcept nogil:
     """OUT sums: eight, whose sum is that over all classes but the hole, which may be -1. OUT powers, if `keep`: of
-    whole vectors. The rows after the next 15 are fetched."""
+    whole vectors. `pairs`: two vectors at a time. The rows after the next 15 are fetched."""
     cdef float end[LANES]
     cdef float without[LANES]
     cdef vf ceiling = vf_set(<float>CEILING)
-    cdef vf power, t
+    cdef vf power, power_too, t, t_too, a, b
+    cdef Two two
     cdef RowSum s = nothing_summed()
     cdef Py_ssize_t full = classes // LANES
     cdef Py_ssize_t vectors = (classes + LANES - 1) // LANES
@@ -53,14 +56,34 @@ cdef inline void sum_short_row(const float* x, Py_ssize_t classes, Py_ssize_t ho
         apart = hole // LANES
         p = &end[0] if apart == full else x + apart * LANES
         vf_store(without, vf_if_equal(vf_count(), vf_set(<float>(hole % LANES)), vf_set(-INFINITY), vf_load(p)))
-    for i in range(vectors):
-        fl_prefetch(further + i * LANES)
-        p = &end[0] if i == full else x + i * LANES
-        p = &without[0] if i == apart else p
-        exp_parts_of(argument_of(p, ceiling, k), k, True, &power, &t)
-        add_parts(power, t, &s, powers + i * LANES, BATCHED, keep)
-        if i == GROUPED - 1:
-            add_rests(&s)
+    if pairs:
+        # Two vectors are half done when the next two begin. What is beyond the last adds nothing.
+        two = two_of_nothing()
+        for i in range(0, vectors + 2, 2):
+            p = &end[0] if i == full else x + i * LANES
+            p = &without[0] if i == apart else p
+            a = argument_of(p, ceiling, k) if i < vectors else k.floor
+            p = &end[0] if i + 1 == full else x + (i + 1) * LANES
+            p = &without[0] if i + 1 == apart else p
+            b = argument_of(p, ceiling, k) if i + 1 < vectors else k.floor
+            two_exp_parts(a, b, k, True, False, &two, &power, &power_too, &t, &t_too)
+            if i == 0:
+                continue
+            fl_prefetch(further + (i - 2) * LANES)
+            fl_prefetch(further + (i - 1) * LANES)
+            add_parts(power, t, &s, powers + (i - 2) * LANES, BATCHED, keep)
+            add_parts(power_too, t_too, &s, powers + (i - 1) * LANES, BATCHED, keep and i - 1 < vectors)
+            if i % GROUPED == 0:
+                add_rests(&s)
+    else:
+        for i in range(vectors):
+            fl_prefetch(further + i * LANES)
+            p = &end[0] if i == full else x + i * LANES
+            p = &without[0] if i == apart else p
+            exp_parts_of(argument_of(p, ceiling, k), k, True, &power, &t)
+            add_parts(power, t, &s, powers + i * LANES, BATCHED, keep)
+            if i % GROUPED == GROUPED - 1:
+                add_rests(&s)
     add_rests(&s)
     vd_store(sums, vd_fma(s.powers, vd_set(FL_FROM_TINY), s.rests))
 
@@ -69,14 +92,23 @@ cdef void sum_batch(Batch* b, Py_ssize_t classes, bint keep) noexcept nogil:
     """OUT sums of its rows."""
     cdef double parts[128]      # 8 LANES
     cdef Exponents k = cut_exponents_of(0.0, True)
+    # Of few vectors, half of a pair and what begins before it cost more than is won.
+    cdef bint pairs = FL_WIDE and classes > 192
     cdef int i
-    if keep:
+    if keep and pairs:
         for i in range(b.begin, b.end):
             sum_short_row(b.x + (i - b.begin) * classes, classes, b.hole[i], &k,
-                          b.powers + (i - b.begin) * b.stride, True, parts + 8 * i)
+                          b.powers + (i - b.begin) * b.stride, True, True, parts + 8 * i)
+    elif keep:
+        for i in range(b.begin, b.end):
+            sum_short_row(b.x + (i - b.begin) * classes, classes, b.hole[i], &k,
+                          b.powers + (i - b.begin) * b.stride, True, False, parts + 8 * i)
+    elif pairs:
+        for i in range(b.begin, b.end):
+            sum_short_row(b.x + (i - b.begin) * classes, classes, b.hole[i], &k, NULL, False, True, parts + 8 * i)
     else:
         for i in range(b.begin, b.end):
-            sum_short_row(b.x + (i - b.begin) * classes, classes, b.hole[i], &k, NULL, False, parts + 8 * i)
+            sum_short_row(b.x + (i - b.begin) * classes, classes, b.hole[i], &k, NULL, False, False, parts + 8 * i)
     for i in range(b.begin, b.end):
         b.sums[i] = fold_eight(&parts[8 * i])
         b.most[i] = largest_of_eight(&parts[8 * i])
@@ -483,8 +515,8 @@ cdef void clear_extras(Rows* r) noexcept nogil:
 
 cdef bint batched_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, bint weighted, Product* product,
                        int64_t* count, Rows* r) noexcept nogil:
-    """Up to 16 rows of up to SHORT_ROW classes. OUT losses, in r, unless they are all in the product instead: True
-    then."""
+    """Up to 16 rows of up to SHORT_ROW or SUMMED_ROW classes. OUT losses, in r, unless they are all in the product
+    instead: True then."""
     cdef float buffer[2048]           # BATCHED, each
     cdef float hess_buffer[2048]
     cdef float targets[2048]
@@ -493,8 +525,9 @@ cdef bint batched_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, bint we
     cdef Batch b
     cdef bint options = has_options(t)
     cdef bint keep = t.grad != NULL and t.kind != LOG_SOFTMAX
-    cdef bint straight = t.code == F32 and not t.stream
-    cdef bint multiplied = t.sums != NULL and not weighted and not options
+    cdef bint straight = t.code == F32 and (t.grad == NULL or not t.stream)
+    # Not of longer rows: with a gradient they go another way, for the same value.
+    cdef bint multiplied = t.sums != NULL and not weighted and not options and t.classes <= SHORT_ROW
     cdef int64_t left = 0
     cdef int size = LANES
     cdef Py_ssize_t begin, rows

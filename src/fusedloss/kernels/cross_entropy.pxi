@@ -542,7 +542,8 @@ cdef void softmax_block(Softmax* t, Py_ssize_t block, real tag) noexcept nogil:
     cdef bint direct = (real is float and side_by_side and t.inner == 1 and plain(t)
                         and (weighted or t.divisor < 1e12))
     cdef bint unshifting = real is float and not side_by_side and unshiftable(t)
-    cdef bint batching = real is float and not side_by_side and batches(t) and t.classes <= SHORT_ROW
+    cdef bint batching = real is float and not side_by_side and batches(t) and (
+        t.classes <= (SUMMED_ROW if t.grad == NULL and t.code == F32 and not has_options(t) else SHORT_ROW))
     memset(&total, 0, sizeof(LaneSums))
     memset(&z_total, 0, sizeof(LaneSums))
     clear_product(&product)

@@ -568,7 +568,8 @@ cdef void softmax_block(Softmax* t, Py_ssize_t block, real tag) noexcept nogil:
             softmax_rows(t, first, n)
             first += n
             continue
-        elif batching:
+        elif batching and (t.classes <= SHORT_ROW or not begins_too_large(t, first)):
+            # Long rows that need a shift, as their neighbours do, would be summed in vain.
             left = not batched_rows(t, first, n, weighted, &product, &count, &r)
             if product.factors == MULTIPLIED:
                 add_logarithm(&product, &total)

@@ -277,12 +277,11 @@ cdef inline double fold_lanes(double* a) noexcept nogil:
     return (b[0] + b[2]) + (b[1] + b[3])
 
 
-cdef inline double tree_sum(real* a, Py_ssize_t n) noexcept nogil:
+cdef inline double tree_sum(double* a, Py_ssize_t n) noexcept nogil:
     """Sum of a[0:n], n <= 1024, as a balanced tree: OUT a is used as scratch up to the next power of two, 128 at least.
 
-    float adds at most three levels in float32 (relative error below 3*2^-24, 2^-26 typically) and the rest in
-    float64; double is pairwise throughout (error below log2(n) * 2^-53). Three levels at a time, since a pass over
-    memory costs more than the additions.
+    Pairwise throughout (error below log2(n) * 2^-53). Three levels at a time, since a pass over memory costs more than
+    the additions.
     """
     cdef double wide[LANES]
     cdef Py_ssize_t size = 128
@@ -290,7 +289,7 @@ cdef inline double tree_sum(real* a, Py_ssize_t n) noexcept nogil:
     while size < n:
         size *= 2
     for i in range(n, size):
-        a[i] = <real>0.0
+        a[i] = 0.0
     if size == 1024:
         for i in range(128):
             a[i] = (((a[i] + a[i + 512]) + (a[i + 256] + a[i + 768]))
@@ -301,8 +300,7 @@ cdef inline double tree_sum(real* a, Py_ssize_t n) noexcept nogil:
             for i in range(size):
                 a[i] = a[i] + a[i + size]
     for i in range(LANES):
-        wide[i] = (((<double>a[i] + <double>a[i + 64]) + (<double>a[i + 32] + <double>a[i + 96]))
-                   + ((<double>a[i + 16] + <double>a[i + 80]) + (<double>a[i + 48] + <double>a[i + 112])))
+        wide[i] = ((a[i] + a[i + 64]) + (a[i + 32] + a[i + 96])) + ((a[i + 16] + a[i + 80]) + (a[i + 48] + a[i + 112]))
     return fold_lanes(wide)
 
 

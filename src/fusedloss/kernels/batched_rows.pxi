@@ -1,6 +1,7 @@
-# Rows of float32 of 16 to 256 classes whose exponentials need no shift, 16 at a time: as unshifted_rows.pxi has them,
-# without what costs the same for each row, however short it is. Of up to 4096 where sums are all that is wanted, with
-# the bits that unshifted_rows.pxi gives the same loss beside a gradient.
+# Rows of float32 of up to 256 classes whose exponentials need no shift, 16 at a time, unless they are so short that
+# they go side by side: as unshifted_rows.pxi has them, without what costs the same for each row, however short it is.
+# Of up to 4096 where sums are all that is wanted, with the bits that unshifted_rows.pxi gives the same loss beside a
+# gradient.
 #
 # What rows share is done in lanes. All sums of a batch come before the first of its entries, so that these need not
 # wait for the end of a sum. The class that is left out has a copy of its vector. Rows that need a shift go the way of
@@ -258,12 +259,13 @@ cdef void set_batch_options(const Softmax* t, Batch* b, Rows* r) noexcept nogil:
 
 cdef void set_batch_factors(const Softmax* t, Batch* b, const double* weights, Rows* r) noexcept nogil:
     """OUT what the derivatives of a batch are made of."""
+    cdef double divisor = t.divisor
     cdef bint gradient = t.hess == NULL
     cdef bint options = has_options(t)
     cdef int i
     if not options:
         for i in range(LANES):
-            r.p_factor[i] = weights[i] / t.divisor
+            r.p_factor[i] = weights[i] / divisor
     for i in range(LANES):
         b.factor[i] = r.p_factor[i] / r.total[i]
         b.written[i] = b.taken[i] & scales_powers(b.factor[i])

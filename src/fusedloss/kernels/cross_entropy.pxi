@@ -299,61 +299,6 @@ cdef inline void losses_from_sums(const double* rest, const double* label_term, 
         loss[i] = v if not (v < INFINITY) else log_plus(u, v - (u - one) if u < 2.0 else 0.0)
 
 
-cdef bint finish_direct(const Softmax* t, Rows* r) noexcept nogil:
-    """`finish` for the plain loss of few float32 classes from `rest`: in each row what `direct_rows` has, to the bit.
-    False if a label is so far below its maximum that its row needs more care."""
-    cdef float y[LANES]
-    cdef float magic[LANES]
-    cdef float floor[LANES]
-    cdef double label_term[LANES]
-    cdef double top_term[LANES]
-    cdef double hard, coefficient
-    cdef Exponents k = cut_exponents_of(0.0, False)
-    cdef vf e, low
-    cdef int i
-    cdef int far = 0
-    for i in range(LANES):
-        y[i] = <float>r.logit[i] - <float>r.base[i]
-        magic[i] = eighths_magic(r.scale[i])
-        floor[i] = eighths_floor(r.scale[i])
-        far |= not (r.maximum[i] - r.logit[i] <= <double>DIRECT) and r.label[i] != IGNORED
-    k.magic = vf_load(magic)
-    k.floor = vf_load(floor)
-    e = exp_with_low(vf_max(k.floor, vf_load(y)), &k, &low)
-    set_terms(e, low, label_term)
-    if t.hess != NULL:
-        for i in range(LANES):
-            y[i] = <float>r.top[i] - <float>r.base[i]
-        e = exp_with_low(vf_max(k.floor, vf_load(y)), &k, &low)
-    set_terms(e, low, top_term)
-    losses_from_sums(r.rest, label_term, 1.0, r.loss)
-    for i in range(LANES):
-        hard = r.sample[i] * r.class_weight[i]
-        coefficient = hard / t.divisor
-        r.total[i] = r.rest[i] + label_term[i]
-        r.total_low[i] = 0.0
-        r.log_total[i] = r.loss[i]       # nan where the row has no softmax
-        r.loss[i] = times(hard, r.loss[i])
-        r.p_factor[i] = coefficient
-        r.q_factor[i] = 0.0
-        r.special[i] = -(r.rest[i] * (coefficient / r.total[i]))       # as set_small_factors has it, to the bit
-        r.loss[i] = 0.0 if r.label[i] == IGNORED else r.loss[i]
-        r.z[i] = 0.0
-    set_peaks(r, label_term, top_term)
-    return not far
-
-
-cdef inline void set_peaks(Rows* r, const double* label_term, const double* top_term) noexcept nogil:
-    """The larger one of label and top, and the sum without it, of few float32 classes."""
-    cdef int i
-    for i in range(LANES):
-        r.peak[i] = r.label[i] if r.logit[i] >= r.top[i] else r.top_at[i]
-        r.rest_of_peak[i] = r.rest[i] if r.logit[i] >= r.top[i] else r.others[i] + label_term[i]
-        r.rest_of_peak_low[i] = 0.0
-        r.peak_term[i] = label_term[i] if r.logit[i] >= r.top[i] else top_term[i]
-        r.peak_low[i] = 0.0
-
-
 cdef void finish(const Softmax* t, Rows* r) noexcept nogil:
     """Losses and gradient factors of 16 rows from their sums without label and top, in lanes."""
     cdef double top[LANES]
@@ -364,6 +309,7 @@ cdef void finish(const Softmax* t, Rows* r) noexcept nogil:
     cdef double v_low[LANES]
     cdef double rest_lows[LANES]
     cdef double others, gap, near, near_low, below, below_low, rest, rest_low, q, ratio, hard, coefficient
+    cdef double divisor = t.divisor
     cdef bint labelled = t.kind == CROSS_ENTROPY and not t.soft
     cdef double with_label = 1.0 if labelled else 0.0
     cdef int i
@@ -416,7 +362,7 @@ cdef void finish(const Softmax* t, Rows* r) noexcept nogil:
     if plain(t):
         for i in range(LANES):
             hard = r.sample[i] * r.class_weight[i]
-            coefficient = hard / t.divisor
+            coefficient = hard / divisor
             r.loss[i] = times(hard, r.loss[i])
             r.p_factor[i] = coefficient
             r.q_factor[i] = 0.0
@@ -456,34 +402,40 @@ cdef void finish_logsumexp(Rows* r) noexcept nogil:
 cdef inline void finish_options(const Softmax* t, Rows* r, const double* own, const double* label_term, int begin,
                                 int end) noexcept nogil:
     """Losses and factors of rows begin..end where there is more than a plain loss of hard labels. own: -log p_y;
-    label_term: E_y. Loops without branches, which compilers turn into vectors."""
+    label_term: E_y. Loops without branches, and what rows share in variables: compilers turn them into vectors."""
+    cdef double divisor = t.divisor
+    cdef double z_divisor = t.z_divisor
+    cdef double keep = 1.0 - t.smoothing
+    cdef double each = t.smoothing / <double>t.classes
+    cdef double weight_sum = t.weight_sum
+    cdef double z_loss = t.z_loss
     cdef double lse, hard, uniform, more
     cdef int i
     if t.soft:
         for i in range(begin, end):
             r.loss[i] = mixed_loss(r.sample[i], r, i)
-            r.q_factor[i] = r.sample[i] / t.divisor
+            r.q_factor[i] = r.sample[i] / divisor
             r.p_factor[i] = r.q_factor[i] * r.q_sum[i]
             r.extra[i] = 0.0
     else:
         for i in range(begin, end):
-            hard = r.sample[i] * ((1.0 - t.smoothing) * r.class_weight[i])
+            hard = r.sample[i] * (keep * r.class_weight[i])
             r.loss[i] = times(hard, own[i])
-            r.p_factor[i] = hard / t.divisor
+            r.p_factor[i] = hard / divisor
             r.q_factor[i] = 0.0
             r.extra[i] = 0.0
             r.special[i] = -r.p_factor[i] * (r.rest[i] / r.total[i])
         if t.smoothing > 0.0:
             for i in range(begin, end):
-                uniform = r.sample[i] * (t.smoothing / <double>t.classes)
+                uniform = r.sample[i] * each
                 r.loss[i] = r.loss[i] + mixed_loss(uniform, r, i)
-                r.q_factor[i] = uniform / t.divisor
-                r.extra[i] = r.q_factor[i] * t.weight_sum
+                r.q_factor[i] = uniform / divisor
+                r.extra[i] = r.q_factor[i] * weight_sum
     if t.z_loss > 0.0:
         for i in range(begin, end):
             lse = r.maximum[i] + r.log_total[i]
-            r.z[i] = times(r.sample[i] * t.z_loss, lse * lse)
-            r.pp_factor[i] = 2.0 * (r.sample[i] * t.z_loss) / t.z_divisor
+            r.z[i] = times(r.sample[i] * z_loss, lse * lse)
+            r.pp_factor[i] = 2.0 * (r.sample[i] * z_loss) / z_divisor
             r.extra[i] = r.extra[i] + r.pp_factor[i] * lse
     for i in range(begin, end):
         r.p_factor[i] = r.p_factor[i] + r.extra[i]
@@ -531,6 +483,7 @@ cdef void softmax_block(Softmax* t, Py_ssize_t block, real tag) noexcept nogil:
     cdef Py_ssize_t n
     cdef int i
     cdef int have = 0
+    cdef int detour = 0
     cdef Py_ssize_t left
     cdef Rows r
     cdef Unshifted unshifted
@@ -558,7 +511,7 @@ cdef void softmax_block(Softmax* t, Py_ssize_t block, real tag) noexcept nogil:
         if t.inner == 1 and t.classes <= SHORT_ROW:
             fetch_row_ends(t, first + n)
             fetch_further(t, first, n)
-        if direct and direct_rows(t, first, n, weighted, &product, &count, &r):
+        if direct and detour == 0 and direct_rows(t, first, n, weighted, &product, &count, &r):
             if t.sums != NULL and not weighted:
                 if product.factors == MULTIPLIED:
                     add_logarithm(&product, &total)
@@ -577,10 +530,15 @@ cdef void softmax_block(Softmax* t, Py_ssize_t block, real tag) noexcept nogil:
                 first += n
                 continue
         else:
-            read_row_options(t, first, n, &r, &count)
-            if side_by_side:
-                lanes_block(t, first, n, &r, <real>0)
+            if side_by_side and real is float:
+                if direct:
+                    # It was in vain: the next groups do not try. Rows have the same bits both ways.
+                    detour = detour - 1 if detour > 0 else DETOUR
+                float_lanes(t, first, n, &r, &count)
+            elif side_by_side:
+                double_lanes(t, first, n, &r, &count)
             else:
+                read_row_options(t, first, n, &r, &count)
                 left = unshifted_rows(t, first, n, &r, &unshifted) if unshifting else n
                 if left > 0:
                     scan_rows(t, first, n, e, &r, <real>0)

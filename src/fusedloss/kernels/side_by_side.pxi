@@ -4,18 +4,16 @@
 # are transposed in registers, all lanes have the same work, and the logarithms at the end are made in lanes too.
 #
 # float32: sums are those of column_sums.pxi; for gradients and Hessians e^x is carried with what its last rounding has
-# lost. `direct_rows` is the short way of the plain loss, `lanes_block` the way of everything else; a row has the same
-# bits on both.
+# lost. `direct_rows` is the short way of the plain loss; float_lanes.pxi and double_lanes.pxi have everything else.
 
 cdef enum:
     # Classes up to which 16 rows go side by side:
     SIDE_ROW = 63         # float32 without options
-    MIXED_ROW = 15        # ... with them. batched_rows.pxi takes no less than a vector.
+    MIXED_ROW = 31        # ... with them
     FEW_CLASSES = 40      # float64, and class weights beside others
     TILE = 64             # classes of 16 rows held in scratch at a time; even, as sum_columns wants it
     MULTIPLIED = 8        # rows in each lane for one logarithm
     COPIED = 16           # classes from which on outputs go past the caches, by way of a copy; of fewer it would wait
-    DIRECT = 60           # up to this gap between the maximum and the label E_y is far from underflow
 
 
 cdef inline bint batches(const Softmax* t) noexcept nogil:
@@ -183,28 +181,6 @@ cdef inline void scatter(const Softmax* t, char* data, const Tile* tile, Py_ssiz
             for c in range(classes):
                 store(data, t.code, tile.start[i] + (first + c) * tile.stride, 1, values + c * LANES + i,
                       False)
-
-
-cdef void gather_weights(const Softmax* t, const Tile* tile, Py_ssize_t first, Py_ssize_t classes, double* q,
-                         real* scratch) noexcept nogil:
-    """q[class, lane], as Mix has it."""
-    cdef double keep = 1.0 - t.smoothing
-    cdef double uniform = t.smoothing / <double>t.classes
-    cdef double w
-    cdef Py_ssize_t c
-    cdef int i
-    if t.soft:
-        gather(t.target, t.target_code, tile, first, classes, scratch)
-        for c in range(classes * LANES):
-            q[c] = fma(keep, <double>scratch[c], uniform)
-    else:
-        for c in range(classes * LANES):
-            q[c] = 1.0
-    if t.weight != NULL:
-        for c in range(classes):
-            w = load_one(t.weight, t.weight_code, first + c)
-            for i in range(LANES):
-                q[c * LANES + i] = w * q[c * LANES + i]
 
 
 # ------------------------------------------------------------------------------------------- gradients in float32
@@ -396,50 +372,95 @@ cdef void add_logarithm(Product* p, LaneSums* total) noexcept nogil:
     clear_product(p)
 
 
-cdef void find_peaks(const float* x, Py_ssize_t classes, vf label, const float* e, const float* low,
-                     const double* label_term, Rows* r) noexcept nogil:
-    """The largest class of 16 rows, and the sum of all others; e and low are 0 at the labels."""
-    cdef Exponents k = cut_exponents_of(0.0, False)
-    cdef vf columns[4]
-    cdef vf top = vf_set(-INFINITY)
-    cdef vf top_at = vf_set(-1.0)
-    cdef vf v, lost
-    cdef vd sum_0 = vd_set(0.0), sum_1 = vd_set(0.0), low_0 = vd_set(0.0), low_1 = vd_set(0.0)
-    cdef float tops[LANES]
-    cdef float tops_at[LANES]
-    cdef double top_term[LANES]
-    cdef double lows[LANES]
-    cdef Py_ssize_t at, start, c
+cdef inline vf places_in(const int64_t* place, Py_ssize_t first) noexcept nogil:
+    """Places in the tile that begins at `first`; -1 is none."""
+    cdef float places[LANES]
+    cdef int64_t at
     cdef int i
-    for at in range(0, classes, 4):
-        start = at if at + 4 <= classes else max(classes - 4, <Py_ssize_t>0)
-        vf_load_columns(x + start, classes, min(classes, <Py_ssize_t>4), columns)
-        for c in range(at, min(at + 4, classes)):
-            v = vf_if_equal(label, vf_set(<float>c), vf_set(-INFINITY), columns[c - start])
-            top_at = vf_if_less(top, v, vf_set(<float>c), top_at)
-            top = vf_max(v, top)
-    for c in range(classes):
-        v = vf_if_equal(top_at, vf_set(<float>c), vf_set(0.0), vf_load(e + c * LANES))
-        lost = vf_if_equal(top_at, vf_set(<float>c), vf_set(0.0), vf_load(low + c * LANES))
-        sum_0 = vd_add(sum_0, vd_low(v))
-        sum_1 = vd_add(sum_1, vd_high(v))
-        low_0 = vd_add(low_0, vd_low(lost))
-        low_1 = vd_add(low_1, vd_high(lost))
-    vf_store(tops, top)
-    vf_store(tops_at, top_at)
-    vd_store(r.others, sum_0)
-    vd_store(r.others + 8, sum_1)
-    vd_store(lows, low_0)
-    vd_store(lows + 8, low_1)
-    top = exp_with_low(vf_max(k.floor, top), &k, &lost)
-    set_terms(top, lost, top_term)
     for i in range(LANES):
-        r.top[i] = tops[i]
-        r.top_at[i] = <int64_t><int32_t>tops_at[i]
-        r.others[i] = r.others[i] + lows[i]
+        at = place[i] - first
+        at = at if (at >= 0) & (at < TILE) else <int64_t>-1
+        places[i] = <float><int32_t>at
+    return vf_load(places)
+
+
+cdef inline void keep_places(vf places, Py_ssize_t first, int64_t* place) noexcept nogil:
+    """The reverse: those of a tile that are not -1."""
+    cdef float here[LANES]
+    cdef int i
+    vf_store(here, places)
+    for i in range(LANES):
+        place[i] = first + <int64_t><int32_t>here[i] if here[i] >= <float>0.0 else place[i]
+
+
+cdef struct Others:
+    # Of the exponentials of 16 rows: the largest, and the sum of all others.
+    vf top
+    vf top_low
+    vd sum_0
+    vd sum_1
+    vf lows              # of what they have lost
+
+
+cdef inline Others no_others() noexcept nogil:
+    cdef Others o
+    o.top = vf_set(0.0)
+    o.top_low = vf_set(0.0)
+    o.sum_0 = vd_set(0.0)
+    o.sum_1 = vd_set(0.0)
+    o.lows = vf_set(0.0)
+    return o
+
+
+cdef inline void add_others(const float* e, const float* low, Py_ssize_t first, Py_ssize_t classes, Others* others,
+                            int64_t* top_at) noexcept nogil:
+    """Go on with classes first..first+classes, of a tile. top_at: the place of the largest, -1 before the first tile.
+    What is larger than the largest so far takes its place, which is added instead."""
+    cdef Others o = others[0]
+    cdef vf place = vf_set(-1.0)
+    cdef vf v, lost, smaller
+    cdef Py_ssize_t c
+    for c in range(classes):
+        v = vf_load(e + c * LANES)
+        lost = vf_load(low + c * LANES)
+        smaller = vf_if_less(o.top, v, o.top, v)
+        o.lows = vf_add(o.lows, vf_if_less(o.top, v, o.top_low, lost))
+        place = vf_if_less(o.top, v, vf_set(<float>c), place)
+        o.top_low = vf_if_less(o.top, v, lost, o.top_low)
+        o.top = vf_if_less(o.top, v, v, o.top)
+        o.sum_0 = vd_add(o.sum_0, vd_low(smaller))
+        o.sum_1 = vd_add(o.sum_1, vd_high(smaller))
+    others[0] = o
+    keep_places(place, first, top_at)
+
+
+cdef void set_peaks(const Others* o, const int64_t* hole, const double* hole_term, Rows* r) noexcept nogil:
+    """OUT the largest class, which the others have or is left out of them, its exponential, and the sum of the rest."""
+    cdef double top_term[LANES]
+    cdef double others[LANES]
+    cdef int i
+    set_terms(o.top, o.top_low, top_term)
+    vd_store(others, vd_add(o.sum_0, vd_low(o.lows)))
+    vd_store(others + 8, vd_add(o.sum_1, vd_high(o.lows)))
+    for i in range(LANES):
+        r.peak[i] = hole[i] if hole_term[i] >= top_term[i] else r.top_at[i]
+        r.rest_of_peak[i] = r.rest[i] if hole_term[i] >= top_term[i] else others[i] + hole_term[i]
+        r.peak_term[i] = hole_term[i] if hole_term[i] >= top_term[i] else top_term[i]
+        r.rest_of_peak_low[i] = 0.0
+        r.peak_low[i] = 0.0
+
+
+cdef void find_peaks(Py_ssize_t classes, const float* e, const float* low, const double* label_term,
+                     Rows* r) noexcept nogil:
+    """Of 16 rows of the plain loss, whose e and low are 0 at the labels."""
+    cdef Others others = no_others()
+    cdef int i
+    for i in range(LANES):
+        r.top_at[i] = -1
         r.pp_factor[i] = 0.0
         r.log_total[i] = 0.0
-    set_peaks(r, label_term, top_term)
+    add_others(e, low, 0, classes, &others, r.top_at)
+    set_peaks(&others, r.label, label_term, r)
 
 
 cdef void make_hessian(const Rows* r, const LaneFactors* f, Py_ssize_t classes, vf label, vf label_e, vf label_low,
@@ -506,7 +527,7 @@ cdef inline bint read_weights(const Softmax* t, Py_ssize_t first, const float* l
 cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, bint weighted, Product* product,
                       int64_t* count, Rows* r) noexcept nogil:
     """Up to 16 short rows, the plain loss and what it wants of derivatives: False if a logit is larger than 30 in size,
-    or a gradient's factor too large or too small. The bits of each row are those of `lanes_block`.
+    or a gradient's factor too large or too small. The bits of each row are those of `float_lanes`.
 
     Then no exponential needs a shift, and none can be lost: no maximum is looked for, and each class is read once. OUT
     losses, in r; or, of a sum without weights, factors into the product. Rows that take part are added to count.
@@ -515,7 +536,6 @@ cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, bint wei
     cdef float e[TILE * LANES]
     cdef float low[TILE * LANES]
     cdef float labels[LANES]
-    cdef float logits[LANES]
     cdef double weights[LANES]
     cdef double rest[LANES]
     cdef double label_term[LANES]
@@ -530,6 +550,7 @@ cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, bint wei
     cdef bint keep = t.grad != NULL
     # What comes 4 KiB later, or with the next group of rows, is fetched meanwhile.
     cdef const float* further = x + LANES * max(classes, <Py_ssize_t>64)
+    cdef double divisor = t.divisor
     cdef int64_t counted = count[0] + LANES
     cdef bint usual = n == LANES and count[0] != MISTAKEN and usual_labels(t, first, labels)
     cdef int i
@@ -577,15 +598,12 @@ cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, bint wei
         return True
     for i in range(LANES):
         r.total[i] = rest[i] + label_term[i]
-        r.p_factor[i] = (weights[i] if weighted else 1.0) / t.divisor
+        r.p_factor[i] = (weights[i] if weighted else 1.0) / divisor
     if t.hess != NULL:
-        # What needs the logits, which the gradient may replace.
-        vf_store(logits, s.logit)
         for i in range(LANES):
             r.label[i] = <int64_t><int32_t>labels[i]
             r.rest[i] = rest[i]
-            r.logit[i] = logits[i]
-        find_peaks(x, classes, label, e, low, label_term, r)
+        find_peaks(classes, e, low, label_term, r)
 
     # 3. Gradient and Hessian.
     at_label = set_small_factors(&factors, r.p_factor, rest, r.total)
@@ -593,394 +611,3 @@ cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, bint wei
         leave_ignored_at_zero(&factors, r.label)
     write_short_rows(t, first, n, r, &factors, label, at_label, label_e, label_low, e, low, buffer)
     return True
-
-
-# ------------------------------------------------------------------------------------------- all kinds of rows
-
-cdef void read_tile(const Softmax* t, const Tile* tile, const float* rows, Py_ssize_t first, Py_ssize_t classes,
-                    real* x) noexcept nogil:
-    """A tile of the logits: from `rows`, which may be NULL, or from where they lie."""
-    if real is float:
-        if rows != NULL:
-            columns_of_rows(rows, t.classes, first, classes, x)
-            return
-    gather(t.logits, t.code, tile, first, classes, x)
-
-
-cdef void find_tops(const double* x, Py_ssize_t classes, const int32_t* label, double* best, double* top,
-                    int32_t* top_at) noexcept nogil:
-    """Go on with the maximum of 16 rows, best, and that of all classes but the label, whose first place is top_at. In
-    lanes of one width, which x86-64-v3 needs."""
-    cdef double labels[LANES]
-    cdef double places[LANES]
-    cdef vd v, w, a, b, at
-    cdef Py_ssize_t c
-    cdef int i, half
-    for i in range(LANES):
-        labels[i] = label[i]
-        places[i] = top_at[i]
-    for half in range(0, 16, 8):
-        w = vd_load(labels + half)
-        at = vd_load(places + half)
-        a = vd_load(best + half)
-        b = vd_load(top + half)
-        for c in range(classes):
-            v = vd_load(x + c * LANES + half)
-            a = vd_max(v, a)
-            v = vd_if_equal(w, vd_set(<double>c), vd_set(-INFINITY), v)
-            at = vd_if_less(b, v, vd_set(<double>c), at)
-            b = vd_max(v, b)
-        vd_store(places + half, at)
-        vd_store(best + half, a)
-        vd_store(top + half, b)
-    for i in range(LANES):
-        top_at[i] = <int32_t>places[i]
-
-
-cdef void sum_others(const double* e, const double* low, Py_ssize_t classes, const int32_t* label,
-                     const int32_t* top_at, double* sums, double* lows) noexcept nogil:
-    """Add the classes of 16 rows but label and top, with the rounding errors. low: what e have lost, or NULL; then only
-    the top is left out of it."""
-    cdef double labels[LANES]
-    cdef double places[LANES]
-    cdef vd v, a, b, high, lost, number
-    cdef Py_ssize_t c
-    cdef int i, half
-    for i in range(LANES):
-        labels[i] = label[i]
-        places[i] = top_at[i]
-    for half in range(0, 16, 8):
-        a = vd_load(labels + half)
-        b = vd_load(places + half)
-        high = vd_load(sums + half)
-        lost = vd_load(lows + half)
-        for c in range(classes):
-            number = vd_set(<double>c)
-            v = vd_if_equal(a, number, vd_set(0.0), vd_load(e + c * LANES + half))
-            add_vector(&high, &lost, vd_if_equal(b, number, vd_set(0.0), v))
-        if low != NULL:
-            for c in range(classes):
-                v = vd_if_equal(b, vd_set(<double>c), vd_set(0.0), vd_load(low + c * LANES + half))
-                lost = vd_add(lost, v)
-        vd_store(sums + half, high)
-        vd_store(lows + half, lost)
-
-
-cdef void sum_others_directly(const float* x, Py_ssize_t classes, const int32_t* label, const float* logit,
-                              const float* base, const float* magic, const float* floor, ColumnSums* sums, float* e,
-                              float* low) noexcept nogil:
-    """Add the classes of 16 rows but the labels, as direct_rows does. OUT e and low of all, labels too."""
-    cdef float labels[LANES]
-    cdef float label_e[LANES]
-    cdef float label_low[LANES]
-    cdef Exponents k = cut_exponents_of(0.0, False)
-    cdef vf bases = vf_load(base)
-    cdef vf places, v, lost
-    cdef Py_ssize_t c
-    cdef int i
-    k.magic = vf_load(magic)
-    k.floor = vf_load(floor)
-    for i in range(LANES):
-        labels[i] = label[i]
-    places = vf_load(labels)
-    for c in range(classes):
-        v = vf_sub(vf_load(x + c * LANES), bases)
-        vf_store(e + c * LANES, vf_clamp_unless_zero(vf_sub(places, vf_set(<float>c)), k.floor, v))
-    sum_columns(e, classes, &k, sums, e, low)
-    v = exp_with_low(vf_max(k.floor, vf_sub(vf_load(logit), bases)), &k, &lost)
-    vf_store(label_e, v)
-    vf_store(label_low, lost)
-    for i in range(LANES):
-        if 0 <= label[i] < classes:
-            e[label[i] * LANES + i] = label_e[i]
-            low[label[i] * LANES + i] = label_low[i]
-
-
-cdef void scan_lanes(const Softmax* t, const Tile* tile, const float* rows, Py_ssize_t first, Rows* r, bint careful,
-                     real* x, real* e, real* low) noexcept nogil:
-    """Maxima and sums of 16 rows. `careful`, or for the Hessian: sums that leave out the largest class, too."""
-    cdef double q[TILE * LANES]
-    cdef real base[LANES]
-    cdef real magic[LANES]
-    cdef real floor[LANES]
-    cdef real best[LANES]
-    cdef real top[LANES]
-    cdef int32_t here[LANES]
-    cdef int32_t label[LANES]
-    cdef real logit[LANES]
-    cdef ColumnSums sums = no_columns()
-    cdef double others[LANES]
-    cdef double other_lows[LANES]
-    cdef double reference[LANES]
-    cdef double without[LANES]
-    cdef double without_too[LANES]
-    cdef double term, rest, number
-    cdef bint left_out
-    cdef real v
-    cdef LaneSums q_sum
-    cdef Shift shift
-    cdef Py_ssize_t part, at, m, c
-    cdef int i
-    cdef Py_ssize_t tiles = (t.classes + TILE - 1) // TILE
-    cdef bint hard = t.kind == CROSS_ENTROPY and not t.soft
-    cdef bint mixing = t.kind == CROSS_ENTROPY and (t.soft or t.smoothing > 0.0)
-    cdef bint want_top = careful or t.hess != NULL
-
-    # 1. The maximum, and the first class that has it but for the label.
-    for i in range(LANES):
-        best[i] = -INFINITY
-        top[i] = -INFINITY
-        r.top_at[i] = -1
-    for part in range(tiles):
-        at = part * TILE
-        m = min(<Py_ssize_t>TILE, t.classes - at)
-        read_tile(t, tile, rows, at, m, x)
-        if want_top:
-            for i in range(LANES):
-                here[i] = -1
-                label[i] = <int32_t>(r.label[i] - at) if hard else -1
-            if real is double:
-                find_tops(x, m, label, best, top, here)
-            else:
-                for c in range(m):
-                    for i in range(LANES):
-                        best[i] = x[c * LANES + i] if x[c * LANES + i] > best[i] else best[i]
-                        v = <real>-INFINITY if <int32_t>c == label[i] else x[c * LANES + i]
-                        here[i] = <int32_t>c if v > top[i] else here[i]
-                        top[i] = v if v > top[i] else top[i]
-            for i in range(LANES):
-                r.top_at[i] = at + here[i] if here[i] >= 0 else r.top_at[i]
-        else:
-            for c in range(m):
-                for i in range(LANES):
-                    best[i] = x[c * LANES + i] if x[c * LANES + i] > best[i] else best[i]
-    for i in range(LANES):
-        r.maximum[i] = best[i]
-        r.top[i] = top[i]
-        shift = shift_of(<double>best[i], <real>0)
-        r.base[i] = shift.base
-        r.scale[i] = shift.scale
-    for i in range(LANES):
-        base[i] = <real>r.base[i]
-        magic[i] = magic_of_lane(r.scale[i], <real>0)
-        floor[i] = floor_of_lane(r.scale[i], <real>0)
-        reference[i] = r.maximum[i] if r.maximum[i] > -INFINITY else 0.0
-    memset(others, 0, sizeof(others))
-    memset(other_lows, 0, sizeof(other_lows))
-    memset(&q_sum, 0, sizeof(LaneSums))
-    if hard:
-        for i in range(tile.lanes):
-            if r.label[i] != IGNORED:
-                r.logit[i] = load_one(t.logits, t.code, tile.start[i] + r.label[i] * t.inner)
-    for i in range(LANES):
-        logit[i] = <real>r.logit[i]
-
-    # 2. Sums.
-    for part in range(tiles):
-        at = part * TILE
-        m = min(<Py_ssize_t>TILE, t.classes - at)
-        if tiles > 1:
-            read_tile(t, tile, rows, at, m, x)
-        for i in range(LANES):
-            label[i] = <int32_t>(r.label[i] - at) if hard else -1
-            here[i] = <int32_t>(r.top_at[i] - at) if r.top_at[i] >= 0 else -1
-        if careful:
-            exp_lanes(x, m, base, magic, floor, e, low)
-        else:
-            # float64 is always careful.
-            if real is float:
-                sum_others_directly(x, m, label, logit, base, magic, floor, &sums, e, low)
-        if want_top:
-            if real is double:
-                # log p of the top is a sum that one term may be most of.
-                sum_others(e, low if t.kind == LOG_SOFTMAX else NULL, m, label, here, others, other_lows)
-            else:
-                for i in range(LANES):
-                    # As numbers of the width of the sums, so that comparing them costs no conversion.
-                    without[i] = label[i]
-                    without_too[i] = here[i]
-                number = 0.0
-                for c in range(m):
-                    for i in range(LANES):
-                        left_out = (without[i] == number) | (without_too[i] == number)
-                        others[i] = others[i] + (0.0 if left_out else <double>e[c * LANES + i])
-                        rest = <double>low[c * LANES + i]
-                        other_lows[i] = other_lows[i] + (0.0 if left_out else rest)
-                    number += 1.0
-        if mixing:
-            gather_weights(t, tile, at, m, q, e)
-            for c in range(m):
-                add_lanes(&q_sum, &q[c * LANES])
-                for i in range(LANES):
-                    term = q[c * LANES + i] * (reference[i] - <double>x[c * LANES + i])
-                    r.q_gap[i] = r.q_gap[i] + (0.0 if q[c * LANES + i] == 0.0 else term)
-    for i in range(LANES):
-        r.q_sum[i] = q_sum.high[i] + q_sum.low[i]
-        r.others[i] = others[i] + other_lows[i]
-        r.others_low[i] = (others[i] - r.others[i]) + other_lows[i]
-    if not careful:
-        store_sums(&sums, r.rest)
-    if t.kind == LOGSUMEXP:
-        for i in range(tile.lanes):
-            if r.maximum[i] == INFINITY and row_has_nan(t, first + i):
-                r.maximum[i] = NAN
-
-
-cdef void lanes_block(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r, real tag) noexcept nogil:
-    """All three phases for up to 16 rows."""
-    cdef real x[TILE * LANES]
-    cdef real e[TILE * LANES]
-    cdef real low[TILE * LANES]
-    cdef float buffer[SIDE_ROW * LANES]
-    cdef const float* rows = NULL
-    cdef Rows again
-    cdef Tile tile
-    cdef int i
-    cdef bint careful = t.code == F64 or not plain(t)
-    place(t, first, n, &tile)
-    if real is float:
-        if t.inner == 1:
-            rows = whole_rows(t.logits, t.code, t.classes, first, n, buffer)
-    scan_lanes(t, &tile, rows, first, r, careful, x, e, low)
-    if careful:
-        finish(t, r)
-    elif not finish_direct(t, r):
-        # Which way a row goes depends on itself alone.
-        again = r[0]
-        scan_lanes(t, &tile, rows, first, &again, True, x, e, low)
-        finish(t, &again)
-        for i in range(LANES):
-            if not (r.maximum[i] - r.logit[i] <= <double>DIRECT):
-                take_lane(r, &again, i)
-    if t.grad == NULL and t.hess == NULL:
-        return
-    write_lanes(t, &tile, r, rows, x, e, low)
-
-
-cdef inline void take_lane(Rows* r, const Rows* other, int i) noexcept nogil:
-    """What finish has set."""
-    r.total[i] = other.total[i]
-    r.total_low[i] = other.total_low[i]
-    r.log_total[i] = other.log_total[i]
-    r.rest_of_peak[i] = other.rest_of_peak[i]
-    r.rest_of_peak_low[i] = other.rest_of_peak_low[i]
-    r.peak_term[i] = other.peak_term[i]
-    r.peak_low[i] = other.peak_low[i]
-    r.loss[i] = other.loss[i]
-    r.p_factor[i] = other.p_factor[i]
-    r.q_factor[i] = other.q_factor[i]
-    r.special[i] = other.special[i]
-
-
-cdef void write_lanes(const Softmax* t, const Tile* tile, const Rows* r, const float* rows, real* x, real* e,
-                      real* low) noexcept nogil:
-    """Gradient and Hessian of 16 rows. x and e hold the tile if there is but one."""
-    cdef real g[TILE * LANES]
-    cdef double q[TILE * LANES]
-    cdef real base[LANES]
-    cdef real magic[LANES]
-    cdef real floor[LANES]
-    cdef double inverse[LANES]
-    cdef double factor[LANES]
-    cdef double at_peak[LANES]
-    cdef double inverse_low[LANES]
-    cdef double factor_low[LANES]
-    cdef double p, own
-    cdef float back[LANES]
-    cdef bint from_grad
-    cdef LaneFactors factors
-    cdef Py_ssize_t part, at, m, c
-    cdef int i
-    cdef bint mixing = t.kind == CROSS_ENTROPY and (t.soft or t.smoothing > 0.0)
-    cdef bint one_tile = t.classes <= TILE
-    for i in range(LANES):
-        base[i] = <real>r.base[i]
-        magic[i] = magic_of_lane(r.scale[i], <real>0)
-        floor[i] = floor_of_lane(r.scale[i], <real>0)
-        inverse[i] = 1.0 / r.total[i]
-        factor[i] = r.p_factor[i] / r.total[i]
-        p = (fma(-factor[i], r.total[i], r.p_factor[i]) - factor[i] * r.total_low[i]) * inverse[i]
-        factor_low[i] = p if isfinite(p) else 0.0
-        p = (fma(-inverse[i], r.total[i], 1.0) - inverse[i] * r.total_low[i]) * inverse[i]
-        inverse_low[i] = p if isfinite(p) else 0.0
-    if real is float:
-        set_factors(&factors, r.p_factor, r.total)
-    for part in range((t.classes + TILE - 1) // TILE):
-        at = part * TILE
-        m = min(<Py_ssize_t>TILE, t.classes - at)
-        if not one_tile:
-            read_tile(t, tile, rows, at, m, x)
-        if t.kind == LOG_SOFTMAX:
-            for c in range(m):
-                for i in range(LANES):
-                    if real is float:
-                        g[c * LANES + i] = <float>-((r.maximum[i] - <double>x[c * LANES + i]) + r.log_total[i])
-                    else:
-                        g[c * LANES + i] = minus_sum(r.maximum[i], x[c * LANES + i], r.log_total[i])
-            scatter(t, t.grad, tile, at, m, g)
-            continue
-        if mixing:
-            gather_weights(t, tile, at, m, q, e)
-        if mixing or not one_tile:
-            exp_lanes(x, m, base, magic, floor, e, low)
-        if t.grad != NULL:
-            if mixing:
-                for c in range(m):
-                    for i in range(LANES):
-                        own = <double>e[c * LANES + i] + <double>low[c * LANES + i]
-                        g[c * LANES + i] = <real>(own * factor[i] - r.q_factor[i] * q[c * LANES + i])
-            elif real is float:
-                scale_lanes(&factors, e, low, m, g)
-            else:
-                for c in range(m):
-                    for i in range(LANES):
-                        g[c * LANES + i] = fma(e[c * LANES + i], factor[i],
-                                               fma(e[c * LANES + i], factor_low[i], low[c * LANES + i] * factor[i]))
-            if t.kind == CROSS_ENTROPY:
-                for i in range(LANES):
-                    if r.label[i] == IGNORED:
-                        for c in range(m):
-                            g[c * LANES + i] = <real>0.0
-                    elif t.soft:
-                        c = r.peak[i] - at
-                        if 0 <= c < m:
-                            p = <double>e[c * LANES + i] * inverse[i]
-                            g[c * LANES + i] = <real>soft_gradient_at_maximum(r, i, p, q[c * LANES + i])
-                    elif at <= r.label[i] < at + m:
-                        g[(r.label[i] - at) * LANES + i] = <real>r.special[i]
-            scatter(t, t.grad, tile, at, m, g)
-        if t.hess != NULL:
-            if real is float:
-                from_grad = True
-                for i in range(LANES):
-                    from_grad = from_grad and (hess_from_grad(r, i) or r.label[i] == IGNORED)
-                    back[i] = <float>(1.0 / r.p_factor[i])
-            for c in range(m):
-                if real is float and from_grad:
-                    # As long rows have it.
-                    vf_store(g + c * LANES, hess_of_grad(scaled_lanes(&factors, vf_load(e + c * LANES),
-                                                                      vf_load(low + c * LANES)), vf_load(back)))
-                    continue
-                for i in range(LANES):
-                    if real is float:
-                        if hess_from_grad(r, i):
-                            g[c * LANES + i] = scaled_lane(&factors, e[c * LANES + i], low[c * LANES + i], i)
-                            g[c * LANES + i] = multiply_add(-(g[c * LANES + i] * back[i]), g[c * LANES + i],
-                                                            g[c * LANES + i])
-                            continue
-                        # Only the largest p can be near 1, and it is replaced below.
-                        p = (<double>e[c * LANES + i] + <double>low[c * LANES + i]) * inverse[i]
-                        own = r.p_factor[i] * (p * (1.0 - p))
-                    else:
-                        p = e[c * LANES + i] * inverse[i]
-                        own = hessian_entry(e[c * LANES + i], low[c * LANES + i], inverse[i], inverse_low[i],
-                                            r.p_factor[i])
-                    g[c * LANES + i] = <real>(own + r.pp_factor[i] * p * p)
-            hessians_at_peaks(r, at_peak)
-            for i in range(LANES):
-                if r.label[i] == IGNORED:
-                    for c in range(m):
-                        g[c * LANES + i] = <real>0.0
-                elif at <= r.peak[i] < at + m:
-                    g[(r.peak[i] - at) * LANES + i] = <real>at_peak[i]
-            scatter(t, t.hess, tile, at, m, g)

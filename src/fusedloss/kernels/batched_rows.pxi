@@ -35,81 +35,120 @@ cdef struct Batch:
     float powers[4096]         # 2 BATCHED: powers, and t
 
 
-cdef inline void sum_short_row(const float* x, Py_ssize_t classes, Py_ssize_t hole, const Exponents* k, float* powers,
-                               bint keep, bint pairs, double* sums) noexcept nogil:
-    """OUT sums: eight, whose sum is that over all classes but the hole, which may be -1. OUT powers, if `keep`: of
-    whole vectors. `pairs`: two vectors at a time. The rows after the next 15 are fetched."""
-    cdef float end[LANES]
-    cdef float without[LANES]
-    cdef vf ceiling = vf_set(<float>CEILING)
-    cdef vf power, power_too, t, t_too, a, b
-    cdef Two two
-    cdef RowSum s = nothing_summed()
-    cdef Py_ssize_t full = classes // LANES
-    cdef Py_ssize_t vectors = (classes + LANES - 1) // LANES
-    cdef Py_ssize_t apart = -1
-    cdef Py_ssize_t i
+cdef struct ShortRow:
+    # A row that is summed, and the two of its vectors that have copies.
+    const float* x
+    Py_ssize_t full          # whole vectors
+    Py_ssize_t apart         # the vector that has the hole; -1 if there is none
+    float end[LANES]         # what is beyond the end is -inf
+    float without[LANES]     # the hole is
+
+
+cdef inline void begin_short_row(const float* x, Py_ssize_t classes, Py_ssize_t hole, ShortRow* row) noexcept nogil:
     cdef const float* p
-    cdef const float* further = x + LANES * classes
-    if full < vectors:
-        vf_store(end, vf_load_part(x + full * LANES, classes - full * LANES, -INFINITY))
+    row.x = x
+    row.full = classes // LANES
+    row.apart = -1
+    if row.full * LANES < classes:
+        vf_store(row.end, vf_load_part(x + row.full * LANES, classes - row.full * LANES, -INFINITY))
     if hole >= 0:
-        apart = hole // LANES
-        p = &end[0] if apart == full else x + apart * LANES
-        vf_store(without, vf_if_equal(vf_count(), vf_set(<float>(hole % LANES)), vf_set(-INFINITY), vf_load(p)))
-    if pairs:
-        # Two vectors are half done when the next two begin. What is beyond the last adds nothing.
-        two = two_of_nothing()
-        for i in range(0, vectors + 2, 2):
-            p = &end[0] if i == full else x + i * LANES
-            p = &without[0] if i == apart else p
-            a = argument_of(p, ceiling, k) if i < vectors else k.floor
-            p = &end[0] if i + 1 == full else x + (i + 1) * LANES
-            p = &without[0] if i + 1 == apart else p
-            b = argument_of(p, ceiling, k) if i + 1 < vectors else k.floor
-            two_exp_parts(a, b, k, True, False, &two, &power, &power_too, &t, &t_too)
-            if i == 0:
-                continue
-            fl_prefetch(further + (i - 2) * LANES)
-            fl_prefetch(further + (i - 1) * LANES)
-            add_parts(power, t, &s, powers + (i - 2) * LANES, BATCHED, keep)
-            add_parts(power_too, t_too, &s, powers + (i - 1) * LANES, BATCHED, keep and i - 1 < vectors)
-            if i % GROUPED == 0:
-                add_rests(&s)
-    else:
-        for i in range(vectors):
-            fl_prefetch(further + i * LANES)
-            p = &end[0] if i == full else x + i * LANES
-            p = &without[0] if i == apart else p
-            exp_parts_of(argument_of(p, ceiling, k), k, True, &power, &t)
-            add_parts(power, t, &s, powers + i * LANES, BATCHED, keep)
-            if i % GROUPED == GROUPED - 1:
-                add_rests(&s)
-    add_rests(&s)
+        row.apart = hole // LANES
+        p = &row.end[0] if row.apart == row.full else x + row.apart * LANES
+        vf_store(row.without, vf_if_equal(vf_count(), vf_set(<float>(hole % LANES)), vf_set(-INFINITY), vf_load(p)))
+
+
+cdef inline vf argument_in(const ShortRow* row, Py_ssize_t i, vf ceiling, const Exponents* k) noexcept nogil:
+    """argument_of vector i."""
+    cdef const float* p = &row.end[0] if i == row.full else row.x + i * LANES
+    return argument_of(&row.without[0] if i == row.apart else p, ceiling, k)
+
+
+cdef inline void end_short_row(RowSum* s, double* sums) noexcept nogil:
+    """OUT sums: eight, whose sum is that of the row."""
+    add_rests(s)
     vd_store(sums, vd_fma(s.powers, vd_set(FL_FROM_TINY), s.rests))
+
+
+cdef inline void sum_short_row(const float* x, Py_ssize_t classes, Py_ssize_t hole, const Exponents* k, float* powers,
+                               bint keep, double* sums) noexcept nogil:
+    """OUT sums: over all classes but the hole, which may be -1. OUT powers, if `keep`: of whole vectors. The rows after
+    the next 15 are fetched."""
+    cdef vf ceiling = vf_set(<float>CEILING)
+    cdef vf power, t
+    cdef ShortRow row
+    cdef RowSum s = nothing_summed()
+    cdef Py_ssize_t vectors = (classes + LANES - 1) // LANES
+    cdef Py_ssize_t i
+    cdef const float* further = x + LANES * classes
+    begin_short_row(x, classes, hole, &row)
+    for i in range(vectors):
+        fl_prefetch(further + i * LANES)
+        exp_parts_of(argument_in(&row, i, ceiling, k), k, True, &power, &t)
+        add_parts(power, t, &s, powers + i * LANES, BATCHED, keep)
+        if i % GROUPED == GROUPED - 1:
+            add_rests(&s)
+    end_short_row(&s, sums)
+
+
+cdef inline void sum_two_short_rows(const float* x, Py_ssize_t classes, const int32_t* hole, const Exponents* k,
+                                    float* powers, Py_ssize_t stride, bint keep, double* sums) noexcept nogil:
+    """sum_short_row of this row and the next: two vectors are half done when the next two begin."""
+    cdef vf ceiling = vf_set(<float>CEILING)
+    cdef vf power, power_too, t, t_too
+    cdef ShortRow row, row_too
+    cdef RowSum s = nothing_summed()
+    cdef RowSum s_too = nothing_summed()
+    cdef Two two = two_of_nothing()
+    cdef Py_ssize_t vectors = (classes + LANES - 1) // LANES
+    cdef Py_ssize_t i, following
+    cdef const float* further = x + LANES * classes
+    begin_short_row(x, classes, hole[0], &row)
+    begin_short_row(x + classes, classes, hole[1], &row_too)
+    two_exp_parts(argument_in(&row, 0, ceiling, k), argument_in(&row_too, 0, ceiling, k), k, True, False, &two, &power,
+                  &power_too, &t, &t_too)
+    for i in range(vectors):
+        fl_prefetch(further + i * LANES)
+        fl_prefetch(further + classes + i * LANES)
+        # After the last one it is done again, for nothing.
+        following = min(i + 1, vectors - 1)
+        two_exp_parts(argument_in(&row, following, ceiling, k), argument_in(&row_too, following, ceiling, k), k, True,
+                      False, &two, &power, &power_too, &t, &t_too)
+        add_parts(power, t, &s, powers + i * LANES, BATCHED, keep)
+        add_parts(power_too, t_too, &s_too, powers + stride + i * LANES, BATCHED, keep)
+        if i % GROUPED == GROUPED - 1:
+            add_rests(&s)
+            add_rests(&s_too)
+    end_short_row(&s, sums)
+    end_short_row(&s_too, sums + 8)
+
+
+cdef inline void sum_rows_of(Batch* b, Py_ssize_t classes, bint keep, double* sums) noexcept nogil:
+    """OUT sums: eight of each row."""
+    cdef Exponents k = cut_exponents_of(0.0, True)
+    cdef const float* x = b.x
+    cdef float* powers = b.powers
+    cdef int i = b.begin
+    if FL_WIDE:
+        while i + 1 < b.end:
+            sum_two_short_rows(x, classes, b.hole + i, &k, powers, b.stride, keep, sums + 8 * i)
+            x += 2 * classes
+            powers += 2 * b.stride
+            i += 2
+    while i < b.end:
+        sum_short_row(x, classes, b.hole[i], &k, powers, keep, sums + 8 * i)
+        x += classes
+        powers += b.stride
+        i += 1
 
 
 cdef void sum_batch(Batch* b, Py_ssize_t classes, bint keep) noexcept nogil:
     """OUT sums of its rows."""
     cdef double parts[128]      # 8 LANES
-    cdef Exponents k = cut_exponents_of(0.0, True)
-    # Of few vectors, half of a pair and what begins before it cost more than is won.
-    cdef bint pairs = FL_WIDE and classes > 192
     cdef int i
-    if keep and pairs:
-        for i in range(b.begin, b.end):
-            sum_short_row(b.x + (i - b.begin) * classes, classes, b.hole[i], &k,
-                          b.powers + (i - b.begin) * b.stride, True, True, parts + 8 * i)
-    elif keep:
-        for i in range(b.begin, b.end):
-            sum_short_row(b.x + (i - b.begin) * classes, classes, b.hole[i], &k,
-                          b.powers + (i - b.begin) * b.stride, True, False, parts + 8 * i)
-    elif pairs:
-        for i in range(b.begin, b.end):
-            sum_short_row(b.x + (i - b.begin) * classes, classes, b.hole[i], &k, NULL, False, True, parts + 8 * i)
+    if keep:
+        sum_rows_of(b, classes, True, parts)
     else:
-        for i in range(b.begin, b.end):
-            sum_short_row(b.x + (i - b.begin) * classes, classes, b.hole[i], &k, NULL, False, False, parts + 8 * i)
+        sum_rows_of(b, classes, False, parts)
     for i in range(b.begin, b.end):
         b.sums[i] = fold_eight(&parts[8 * i])
         b.most[i] = largest_of_eight(&parts[8 * i])

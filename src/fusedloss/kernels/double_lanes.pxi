@@ -70,6 +70,7 @@ cdef inline void sum_others(const DoubleLanes* s, const double* x, Py_ssize_t cl
     cdef double places[LANES]
     cdef DoubleExp of
     cdef OneWide one
+    cdef vd above = vd_set(ABOVE_SUMS)
     cdef vd v, a, b, high, lost, rest, number, base, power, t
     cdef Py_ssize_t c
     cdef int i, half
@@ -83,7 +84,7 @@ cdef inline void sum_others(const DoubleLanes* s, const double* x, Py_ssize_t cl
         exp_of_one(vd_sub(vd_load(x + half), base), False, &of, &one, &power, &t)
         a = vd_load(labels + half)
         b = vd_load(places + half)
-        high = vd_load(sums + half)
+        high = above
         lost = vd_load(lows + half)
         for c in range(classes):
             number = vd_set(<double>c)
@@ -99,8 +100,10 @@ cdef inline void sum_others(const DoubleLanes* s, const double* x, Py_ssize_t cl
                 if with_lows:
                     lost = vd_add(lost, vd_if_equal(b, number, vd_set(0.0), rest))
             v = vd_if_equal(a, number, vd_set(0.0), v)
-            add_vector(&high, &lost, vd_if_equal(b, number, vd_set(0.0), v))
-        vd_store(sums + half, high)
+            add_exponentials(&high, &lost, vd_if_equal(b, number, vd_set(0.0), v))
+        v = vd_load(sums + half)
+        add_vector(&v, &lost, vd_sub(high, above))
+        vd_store(sums + half, v)
         vd_store(lows + half, lost)
 
 

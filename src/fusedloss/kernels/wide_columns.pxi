@@ -123,7 +123,8 @@ cdef void exp_sum_wide(const WideBlock* b, const Shift* shift, double* e, Sum* t
     cdef vd base = vd_set(shift.base)
     cdef DoubleExp exponents = double_exp(shift.scale)
     cdef OneWide one = one_of_nothing()
-    cdef vd high_0 = vd_set(0.0), high_1 = vd_set(0.0), low_0 = vd_set(0.0), low_1 = vd_set(0.0)
+    cdef vd above = vd_set(ABOVE_SUMS)
+    cdef vd high_0 = above, high_1 = above, low_0 = vd_set(0.0), low_1 = vd_set(0.0)
     cdef vd value, power, t
     cdef const double* p = wide_group(b, 0)
     cdef const double* ahead = b.x + COLUMNS
@@ -136,13 +137,14 @@ cdef void exp_sum_wide(const WideBlock* b, const Shift* shift, double* e, Sum* t
         value = vd_fma(power, t, power)
         if e != NULL:
             keep_vector(e + at, n - at, power, t, value)
-        add_vector(&high_0, &low_0, value)
+        add_exponentials(&high_0, &low_0, value)
         p = wide_group(b, at + LANES if at + LANES < n else at)
         fl_prefetch(ahead + at + 8)
         exp_of_one(vd_sub(vd_load(p), base), False, &exponents, &one, &power, &t)
         value = vd_fma(power, t, power)
         if e != NULL:
             keep_vector(e + at + 8, n - at - 8, power, t, value)
-        add_vector(&high_1, &low_1, value)
-    add_vector(&high_0, &low_0, high_1)
+        add_exponentials(&high_1, &low_1, value)
+    high_0 = vd_sub(high_0, above)
+    add_vector(&high_0, &low_0, vd_sub(high_1, above))
     add_vectors(total, high_0, vd_add(low_0, low_1))

@@ -123,6 +123,92 @@ cdef inline RowSum plus_block(RowSum s, Block* b, const char* ahead, int size, f
     return s
 
 
+cdef struct HalfRow:
+    # Columns of 16 bits that are summed where they lie, and the two vectors of them that have copies.
+    const uint16_t* x
+    Py_ssize_t whole         # whole vectors
+    Py_ssize_t apart         # the vector that has the hole; -1 if there is none
+    float end[LANES]         # the vector after the whole ones: -inf from the end on
+    float without[LANES]     # the hole is -inf
+
+
+cdef void begin_half_row(const char* x, Code code, Py_ssize_t n, Py_ssize_t hole, HalfRow* row) noexcept nogil:
+    cdef float buffer[LANES]
+    cdef Py_ssize_t rest = n % LANES
+    cdef const float* p
+    row.x = <const uint16_t*>x
+    row.whole = n // LANES
+    row.apart = -1
+    if rest > 0:
+        load(x, code, n - rest, rest, &buffer[0])
+    vf_store(row.end, vf_load_part(buffer, rest, -INFINITY))
+    if hole >= 0:
+        row.apart = hole // LANES
+        p = row.end
+        if row.apart < row.whole:
+            p = load(x, code, row.apart * LANES, LANES, &buffer[0])
+        vf_store(row.without, vf_if_equal(vf_count(), vf_set(<float>(hole % LANES)), vf_set(-INFINITY), vf_load(p)))
+
+
+cdef inline vf half_argument(const HalfRow* row, Py_ssize_t i, bint half, vf ceiling,
+                             const Exponents* k) noexcept nogil:
+    """argument_of vector i; half: of float16, not bfloat16."""
+    if i == row.apart:
+        return argument_of(row.without, ceiling, k)
+    if i < row.whole:
+        return vf_min(ceiling, vf_max(k.floor, vf_from_halves(row.x + i * LANES) if half else
+                                      vf_from_bfloats(row.x + i * LANES)))
+    return argument_of(row.end, ceiling, k) if i == row.whole else k.floor
+
+
+cdef inline RowSum plus_halves(RowSum s, const HalfRow* row, Py_ssize_t vectors, bint half, const char* ahead,
+                               float* kept, bint keep) noexcept nogil:
+    """plus_block of numbers of 16 bits, in the same order: a conversion hides behind exponentials."""
+    cdef Exponents k = cut_exponents_of(0.0, True)
+    cdef vf ceiling = vf_set(<float>CEILING)
+    cdef vf power, power_too, t, t_too
+    cdef Two two = two_of_nothing()
+    cdef Py_ssize_t i
+    if FL_WIDE:
+        two_exp_parts(half_argument(row, 0, half, ceiling, &k), half_argument(row, 1, half, ceiling, &k), &k, True,
+                      False, &two, &power, &power_too, &t, &t_too)
+        for i in range(0, vectors, 2):
+            fl_prefetch(ahead + i * LANES * 2)
+            two_exp_parts(half_argument(row, i + 2, half, ceiling, &k), half_argument(row, i + 3, half, ceiling, &k),
+                          &k, True, False, &two, &power, &power_too, &t, &t_too)
+            add_parts(power, t, &s, kept + i * LANES, KEPT_CLASSES, keep)
+            add_parts(power_too, t_too, &s, kept + (i + 1) * LANES, KEPT_CLASSES, keep)
+            if i % GROUPED == GROUPED - 2:
+                add_rests(&s)
+    else:
+        for i in range(vectors):
+            if i % 2 == 0:
+                fl_prefetch(ahead + i * LANES * 2)
+            exp_parts_of(half_argument(row, i, half, ceiling, &k), &k, True, &power, &t)
+            add_parts(power, t, &s, kept + i * LANES, KEPT_CLASSES, keep)
+            if i % GROUPED == GROUPED - 1:
+                add_rests(&s)
+    add_rests(&s)
+    return s
+
+
+cdef RowSum sum_halves(const char* x, Code code, Py_ssize_t n, Py_ssize_t hole, float* kept) noexcept nogil:
+    """plus_halves of n columns, with a loop for each case."""
+    cdef RowSum s = nothing_summed()
+    cdef Py_ssize_t vectors = (n + LANES - 1) // LANES
+    # 8 KiB from what is read.
+    cdef const char* ahead = x + 4 * FETCHED
+    cdef HalfRow row
+    begin_half_row(x, code, n, hole, &row)
+    if code == F16 and kept != NULL:
+        return plus_halves(s, &row, vectors, True, ahead, kept, True)
+    if code == F16:
+        return plus_halves(s, &row, vectors, True, ahead, NULL, False)
+    if kept != NULL:
+        return plus_halves(s, &row, vectors, False, ahead, kept, True)
+    return plus_halves(s, &row, vectors, False, ahead, NULL, False)
+
+
 cdef double sum_part(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t last, Py_ssize_t hole,
                      float* kept, double* most) noexcept nogil:
     """Sum over the columns column..last of a row but the hole. OUT most: no term of it is larger. kept: as plus_block
@@ -135,6 +221,10 @@ cdef double sum_part(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssi
     cdef int size = <int>size_of(t.code)
     cdef const char* ahead
     cdef Py_ssize_t n
+    if FL_CONVERTS and size == 2:
+        s = sum_halves(t.logits + (row * t.classes + column) * size, t.code, last - column,
+                       hole - column if column <= hole < last else -1, kept)
+        column = last
     while column < last:
         n = min(step, last - column)
         begin_block(&b, <float*>load(t.logits, t.code, row * t.classes + column, n, buffer), NULL, False, n,

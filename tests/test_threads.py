@@ -263,7 +263,8 @@ def test_rows_in_outputs_of_many_megabytes_have_the_same_bits(target, classes, d
     value, grad = fl.cross_entropy.value_and_grad(x, targets, **options)
     _, hess = fl.cross_entropy.grad_and_hess(x, targets, **options)
     many, many_targets = repeated(x, times), repeated(targets, times)
-    out, more = at_offset(many, 3), at_offset(many, 5)
+    # Of some, both outputs begin at the same place in a line.
+    out, more = at_offset(many, 3), at_offset(many, 3 if classes == 5003 else 5)
     got = fl.cross_entropy.value_and_grad(many, many_targets, **options, out=out)
     assert same_bits(got, (repeated(value, times), repeated(grad, times)))
     got = fl.cross_entropy.grad_and_hess(many, many_targets, **options, out=(out, more))

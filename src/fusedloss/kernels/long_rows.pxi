@@ -371,6 +371,63 @@ cdef void write_plain(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
         column = end
 
 
+cdef void write_few_halves(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t n, const Rows* r, int lane,
+                           const ScaledExp* scaled, Py_ssize_t label) noexcept nogil:
+    """write_plain of up to 32 columns of 16 bits, in float32 and then as part of a line."""
+    cdef float x[32]
+    cdef float g[32]
+    cdef float h[32]
+    cdef uint16_t line[32]
+    cdef Py_ssize_t start = row * t.classes + column
+    cdef Py_ssize_t peak = <Py_ssize_t>r.peak[lane] - column
+    load(t.logits, t.code, start, n, &x[0])
+    write_scaled_exp(x, n, scaled, g, h if t.hess != NULL else NULL, <float>(1.0 / r.p_factor[lane]), x, False)
+    if 0 <= label - column < n:
+        g[label - column] = <float>r.special[lane]
+    store(<char*>line, t.code, 0, n, &g[0], False)
+    fl_stream(t.grad + 2 * start, <const char*>line, 2 * n)
+    if t.hess != NULL:
+        if 0 <= peak < n:
+            h[peak] = <float>hessian_at_peak(r, lane)
+        store(<char*>line, t.code, 0, n, &h[0], False)
+        fl_stream(t.hess + 2 * start, <const char*>line, 2 * n)
+
+
+cdef void write_plain_halves(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t last, const Rows* r,
+                             int lane, const ScaledExp* scaled) noexcept nogil:
+    """write_plain of rows of 16 bits that need no shift, where they lie."""
+    cdef const uint16_t* x = <const uint16_t*>t.logits + row * t.classes
+    cdef uint16_t* g = <uint16_t*>t.grad + row * t.classes
+    cdef uint16_t* h = NULL
+    cdef const uint16_t* ahead = x
+    cdef Py_ssize_t label = <Py_ssize_t>r.label[lane] if t.kind == CROSS_ENTROPY else -1
+    cdef Py_ssize_t peak = -1
+    cdef Py_ssize_t stop, place, n
+    cdef bint stream = t.stream
+    if t.stream and t.classes <= 131072:
+        # As write_plain has it.
+        ahead = x + t.classes
+    if t.hess != NULL:
+        h = <uint16_t*>t.hess + row * t.classes
+        peak = <Py_ssize_t>r.peak[lane]
+        stream = stream and ((<size_t>g ^ <size_t>h) & 63) == 0
+    while column < last:
+        # The lines of label and peak are put together apart, and so is what is less than a line.
+        place = place_in_line(g + column, 2)
+        stop = next_stop(column, label, peak, last)
+        n = stop - column
+        if stop < last:
+            n = max(n - place_in_line(g + stop, 2), <Py_ssize_t>0)
+        n -= n % LANES
+        if n == 0 or (stream and place > 0):
+            n = min(last - column, 32 - place)
+            write_few_halves(t, row, column, n, r, lane, scaled, label)
+        else:
+            write_scaled_halves(x + column, n, scaled, t.code, g + column, h + column if h != NULL else NULL,
+                                <float>(1.0 / r.p_factor[lane]), ahead + column, stream)
+        column += n
+
+
 cdef inline void write_probabilities(const real* x, Py_ssize_t n, const Rows* r, int lane, real* p) noexcept nogil:
     """p[0:n] of a row; nan if it has no softmax."""
     cdef double inverse = 1.0 / r.total[lane]
@@ -602,6 +659,9 @@ cdef void write_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_
                 return
             if kept != NULL:
                 write_converted(t, row, r, lane, &scaled, kept)
+                return
+            if FL_CONVERTS and scaled.how == UNSHIFTED:
+                write_plain_halves(t, row, column, last, r, lane, &scaled)
                 return
     while column < last:
         n = chunk_to_line(t, row, column, last)

@@ -11,6 +11,8 @@ cdef extern from "vectors.h":
         pass
     ctypedef struct vdh:
         pass
+    ctypedef struct vh:
+        pass
     vf vf_set(float a) noexcept nogil
     vf vf_load(const float* p) noexcept nogil
     vf vf_load_part(const float* p, long n, float rest) noexcept nogil
@@ -99,7 +101,10 @@ cdef extern from "vectors.h":
     int FL_WIDE
     vf vf_from_halves(const uint16_t* p) noexcept nogil
     vf vf_from_bfloats(const uint16_t* p) noexcept nogil
-    void vf_to_halves(uint16_t* p, vf a) noexcept nogil       # to nearest, ties to even; nan keeps its first bits
+    vh vh_halves(vf a) noexcept nogil                 # to nearest, ties to even; nan keeps its first bits
+    vh vh_bfloats(vf a) noexcept nogil                # likewise; of no nan
+    void vh_store(uint16_t* p, vh a) noexcept nogil
+    void vh_stream(uint16_t* p, vh a) noexcept nogil  # p is at a multiple of 32 bytes
     void vf_load_columns(const float* p, long stride, long width, vf* v) noexcept nogil
     void vf_store_columns(float* p, long stride, long width, vf* v) noexcept nogil
 

@@ -299,7 +299,7 @@ cdef inline Py_ssize_t halves_from_vectors(const float* chunk, Py_ssize_t n, uin
         v = vf_load(chunk + i)
         # The instruction keeps some bits of a nan: all become the same one, but for the sign.
         v = vf_if_equal(v, v, v, vf_if_negative(v, vf_set(-NAN), vf_set(NAN)))
-        vf_to_halves(half + i, v)
+        vh_store(half + i, vh_halves(v))
         i += LANES
     return i
 

@@ -162,8 +162,9 @@ cdef inline vf half_argument(const HalfRow* row, Py_ssize_t i, bint half, vf cei
 
 
 cdef inline RowSum plus_halves(RowSum s, const HalfRow* row, Py_ssize_t vectors, bint half, const char* ahead,
-                               float* kept, bint keep) noexcept nogil:
-    """plus_block of numbers of 16 bits, in the same order: a conversion hides behind exponentials."""
+                               float* kept) noexcept nogil:
+    """plus_block of numbers of 16 bits, in the same order: conversions and branches hide behind exponentials."""
+    cdef bint keep = kept != NULL
     cdef Exponents k = cut_exponents_of(0.0, True)
     cdef vf ceiling = vf_set(<float>CEILING)
     cdef vf power, power_too, t, t_too
@@ -200,13 +201,9 @@ cdef RowSum sum_halves(const char* x, Code code, Py_ssize_t n, Py_ssize_t hole, 
     cdef const char* ahead = x + 4 * FETCHED
     cdef HalfRow row
     begin_half_row(x, code, n, hole, &row)
-    if code == F16 and kept != NULL:
-        return plus_halves(s, &row, vectors, True, ahead, kept, True)
     if code == F16:
-        return plus_halves(s, &row, vectors, True, ahead, NULL, False)
-    if kept != NULL:
-        return plus_halves(s, &row, vectors, False, ahead, kept, True)
-    return plus_halves(s, &row, vectors, False, ahead, NULL, False)
+        return plus_halves(s, &row, vectors, True, ahead, kept)
+    return plus_halves(s, &row, vectors, False, ahead, kept)
 
 
 cdef double sum_part(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t last, Py_ssize_t hole,

@@ -122,9 +122,16 @@ static inline void vd_zip(vd *a, vd *b) {
     *b = _mm512_permutex2var_pd(evens, _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15), odds);
 }
 static inline vf vf_from_halves(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
-static inline void vf_to_halves(uint16_t *p, vf a) {
-    _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+/* 16 numbers of 16 bits. */
+typedef __m256i vh;
+static inline vh vh_halves(vf a) { return _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+static inline vh vh_bfloats(vf a) {
+    const __m512i bits = _mm512_castps_si512(a), odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
 }
+static inline void vh_store(uint16_t *p, vh a) { _mm256_storeu_si256((__m256i *)p, a); }
+static inline void vh_stream(uint16_t *p, vh a) { _mm256_stream_si256((__m256i *)p, a); }
 static inline vf vf_from_bfloats(const uint16_t *p) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
 }
@@ -361,10 +368,21 @@ static inline vf vf_from_halves(const uint16_t *p) {
     return FL_F(_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)),
                 _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p + 1)));
 }
-static inline void vf_to_halves(uint16_t *p, vf a) {
-    _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(a.a, _MM_FROUND_TO_NEAREST_INT));
-    _mm_storeu_si128((__m128i *)p + 1, _mm256_cvtps_ph(a.b, _MM_FROUND_TO_NEAREST_INT));
+typedef __m256i vh;
+static inline vh vh_halves(vf a) {
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm256_cvtps_ph(a.a, _MM_FROUND_TO_NEAREST_INT)),
+                                   _mm256_cvtps_ph(a.b, _MM_FROUND_TO_NEAREST_INT), 1);
 }
+static inline __m256i fl_rounded_bfloats(__m256 a) {
+    const __m256i bits = _mm256_castps_si256(a), odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    return _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd), 16);
+}
+static inline vh vh_bfloats(vf a) {
+    /* The packing is by halves of 128 bits. */
+    return _mm256_permute4x64_epi64(_mm256_packus_epi32(fl_rounded_bfloats(a.a), fl_rounded_bfloats(a.b)), 0xd8);
+}
+static inline void vh_store(uint16_t *p, vh a) { _mm256_storeu_si256((__m256i *)p, a); }
+static inline void vh_stream(uint16_t *p, vh a) { _mm256_stream_si256((__m256i *)p, a); }
 static inline vf vf_from_bfloats(const uint16_t *p) {
     return FL_F(_mm256_castsi256_ps(_mm256_slli_epi32(
                     _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16)),
@@ -627,7 +645,11 @@ static inline vf vf_look_up(vf table, vi index) { FL_LANEWISE(vf, 16, table.x[in
 /* Never called. */
 static inline vf vf_from_halves(const uint16_t *p) { (void)p; return vf_set(0); }
 static inline vf vf_from_bfloats(const uint16_t *p) { (void)p; return vf_set(0); }
-static inline void vf_to_halves(uint16_t *p, vf a) { (void)p; (void)a; }
+typedef struct { uint16_t x[16]; } vh;
+static inline vh vh_halves(vf a) { (void)a; return (vh){{0}}; }
+static inline vh vh_bfloats(vf a) { (void)a; return (vh){{0}}; }
+static inline void vh_store(uint16_t *p, vh a) { (void)p; (void)a; }
+static inline void vh_stream(uint16_t *p, vh a) { (void)p; (void)a; }
 static inline vd vd_set(double a) { FL_LANEWISE(vd, 8, a); }
 static inline vd vd_load(const double *p) { vd r; memcpy(&r, p, sizeof r); return r; }
 static inline void vd_store(double *p, vd a) { memcpy(p, &a, sizeof a); }

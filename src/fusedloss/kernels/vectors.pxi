@@ -622,61 +622,81 @@ cdef inline vf hess_of_grad(vf g, vf back) noexcept nogil:
     return vf_nfma(vf_mul(g, back), g, g)
 
 
-cdef inline void write_vector_of(vf g, vf backs, float* out, float* hess, bint stream, bint with_hess) noexcept nogil:
+cdef inline vf read_vector(const float* x, Py_ssize_t i, Code code) noexcept nogil:
+    """Items i..i+16 of float32; or of 16 bits, whatever the pointer says."""
+    if code == F16:
+        return vf_from_halves(<const uint16_t*>x + i)
+    if code == BF16:
+        return vf_from_bfloats(<const uint16_t*>x + i)
+    return vf_load(x + i)
+
+
+cdef inline void put_vector(float* out, Py_ssize_t i, vf g, Code code, bint stream) noexcept nogil:
+    """The reverse."""
+    cdef vh h
+    if code == F32:
+        if stream:
+            vf_stream(out + i, g)
+        else:
+            vf_store(out + i, g)
+        return
+    h = vh_halves(g) if code == F16 else vh_bfloats(g)
     if stream:
-        vf_stream(out, g)
+        vh_stream(<uint16_t*>out + i, h)
     else:
-        vf_store(out, g)
-    if with_hess and stream:
-        vf_stream(hess, hess_of_grad(g, backs))
-    elif with_hess:
-        vf_store(hess, hess_of_grad(g, backs))
+        vh_store(<uint16_t*>out + i, h)
 
 
-cdef inline void write_vectors(const float* x, Py_ssize_t n, const Scaled* s, How how, float* out, float* hess,
-                               const float* ahead, bint stream, bint with_hess) noexcept nogil:
-    """write_scaled_exp of whole vectors."""
+cdef inline void write_vector_of(vf g, vf backs, float* out, float* hess, Py_ssize_t i, Code code, bint stream,
+                                 bint with_hess) noexcept nogil:
+    put_vector(out, i, g, code, stream)
+    if with_hess:
+        put_vector(hess, i, hess_of_grad(g, backs), code, stream)
+
+
+cdef inline void write_vectors(const float* x, Py_ssize_t n, const Scaled* s, How how, Code code, float* out,
+                               float* hess, const float* ahead, bint stream, bint with_hess) noexcept nogil:
+    """write_scaled_exp of whole vectors. code: of x, out and hess, F32 if x are powers."""
     cdef Py_ssize_t pairs = n // 32 if FL_WIDE and how == UNSHIFTED else 0      # 2 LANES
-    cdef Py_ssize_t i, j
+    cdef Py_ssize_t i, j, then
+    cdef int size = 4 if code == F32 else 2
     cdef Two two = two_of_nothing()
     cdef vf power, power_too, t, t_too, two_to, two_too
     if FL_WIDE and pairs > 0:
-        two_exp_parts(vf_max(s.k.floor, vf_load(x)), vf_max(s.k.floor, vf_load(x + LANES)), &s.k, True, True, &two,
-                      &power, &power_too, &t, &t_too)
+        two_exp_parts(vf_max(s.k.floor, read_vector(x, 0, code)), vf_max(s.k.floor, read_vector(x, LANES, code)), &s.k,
+                      True, True, &two, &power, &power_too, &t, &t_too)
         for j in range(pairs):
             i = 32 * j
-            fl_prefetch(ahead + i)
-            fl_prefetch(ahead + i + LANES)
+            fl_prefetch(<const char*>ahead + size * i)
+            if code == F32:
+                fl_prefetch(ahead + i + LANES)
             two_to = two_to_the(two.z_0)
             two_too = two_to_the(two.z_1)
-            if j + 1 < pairs:
-                i += 32
-            two_exp_parts(vf_max(s.k.floor, vf_load(x + i)), vf_max(s.k.floor, vf_load(x + i + LANES)), &s.k, True,
-                          True, &two, &power, &power_too, &t, &t_too)
-            i = 32 * j
-            write_vector_of(vf_mul(vf_fma(power, t, power), two_to), s.backs, out + i, hess + i if with_hess else NULL,
+            then = i + 32 if j + 1 < pairs else i
+            two_exp_parts(vf_max(s.k.floor, read_vector(x, then, code)),
+                          vf_max(s.k.floor, read_vector(x, then + LANES, code)), &s.k, True, True, &two, &power,
+                          &power_too, &t, &t_too)
+            write_vector_of(vf_mul(vf_fma(power, t, power), two_to), s.backs, out, hess, i, code, stream, with_hess)
+            write_vector_of(vf_mul(vf_fma(power_too, t_too, power_too), two_too), s.backs, out, hess, i + LANES, code,
                             stream, with_hess)
-            i += LANES
-            write_vector_of(vf_mul(vf_fma(power_too, t_too, power_too), two_too), s.backs, out + i,
-                            hess + i if with_hess else NULL, stream, with_hess)
     for i in range(32 * pairs, n, 16):      # LANES
-        fl_prefetch(ahead + i)
+        fl_prefetch(<const char*>ahead + size * i)
         t = vf_load(x + KEPT_CLASSES + i) if how == KEPT_POWERS else s.base
-        write_vector_of(scaled_entry(vf_load(x + i), t, s, how), s.backs, out + i, hess + i if with_hess else NULL,
-                        stream, with_hess)
+        write_vector_of(scaled_entry(read_vector(x, i, code), t, s, how), s.backs, out, hess, i, code, stream,
+                        with_hess)
 
 
 cdef inline void write_lines(const float* x, Py_ssize_t n, const Scaled* s, How how, float* out, float* hess,
                              const float* ahead, bint stream) noexcept nogil:
     """write_vectors, with a loop for each case."""
     if hess == NULL and not stream:
-        write_vectors(x, n, s, how, out, NULL, ahead, False, False)
+        write_vectors(x, n, s, how, F32, out, NULL, ahead, False, False)
     elif hess == NULL:
-        write_vectors(x, n, s, how, out, NULL, ahead, True, False)
+        write_vectors(x, n, s, how, F32, out, NULL, ahead, True, False)
     elif stream and (<size_t>hess & 63) == 0:
-        write_vectors(x, n, s, how, out, hess, ahead, True, True)
+        write_vectors(x, n, s, how, F32, out, hess, ahead, True, True)
     else:
-        write_vectors(x, n, s, how, out, hess, ahead, False, True)
+        write_vectors(x, n, s, how, F32, out, hess, ahead, False, True)
 
 
 cdef void write_scaled_exp(const float* x, Py_ssize_t n, const ScaledExp* s, float* out, float* hess, float back,
@@ -710,9 +730,23 @@ cdef void write_scaled_exp(const float* x, Py_ssize_t n, const ScaledExp* s, flo
             write_lines(x + i, stop - i, &v, UNSHIFTED, out + i, hess + i if hess != NULL else NULL, ahead + i, stream)
         else:
             # Few rows come here.
-            write_vectors(x + i, stop - i, &v, SHIFTED, out + i, hess + i if hess != NULL else NULL, ahead + i,
+            write_vectors(x + i, stop - i, &v, SHIFTED, F32, out + i, hess + i if hess != NULL else NULL, ahead + i,
                           stream and (hess == NULL or (<size_t>(hess + i) & 63) == 0), hess != NULL)
         i = stop
+
+
+cdef void write_scaled_halves(const uint16_t* x, Py_ssize_t n, const ScaledExp* s, Code code, uint16_t* out,
+                              uint16_t* hess, float back, const uint16_t* ahead, bint stream) noexcept nogil:
+    """write_scaled_exp of numbers of 16 bits of an UNSHIFTED row, none of which is nan, to such: n is a multiple of
+    LANES. If `stream`, out and hess are at multiples of 32 bytes."""
+    cdef Scaled v = scaled_of(s, back)
+    # Beside conversions the branches for other cases cost nothing.
+    if code == F16:
+        write_vectors(<const float*>x, n, &v, UNSHIFTED, F16, <float*>out, <float*>hess, <const float*>ahead, stream,
+                      hess != NULL)
+    else:
+        write_vectors(<const float*>x, n, &v, UNSHIFTED, BF16, <float*>out, <float*>hess, <const float*>ahead, stream,
+                      hess != NULL)
 
 
 cdef void write_logarithms(const float* x, Py_ssize_t n, const ScaledExp* s, float* out, const float* ahead,

@@ -1060,13 +1060,13 @@ cdef void add_squared_errors(Sum* total, const double* x, const double* t, const
         a = v_load_first(x + i, n - i, high)
         b = v_load_first(t + i, n - i, high)
         d = vd_sub(a, b)
-        back = vd_sub(d, a)
-        lost = vd_sub(vd_sub(a, vd_sub(d, back)), vd_add(b, back))
+        back = minus(d, a)
+        lost = vd_sub(vd_sub(a, minus(d, back)), plus(b, back))
         if fetch:
             fl_prefetch(x + i + CHUNK)
             fl_prefetch(t + i + CHUNK)
         square = vd_mul(d, d)
-        lost = vd_fma(vd_add(d, d), lost, vd_sub(vd_set(0.0), vd_nfma(d, d, square)))
+        lost = vd_fma(vd_mul(vd_set(2.0), d), lost, vd_fms(d, d, square))
         if w != NULL:
             a = v_load_first(w + i, n - i, a)
             product = vd_mul(a, square)

@@ -340,11 +340,22 @@ cdef inline void exp_vectors_low(vd* a, vd* b, vd* a_low, vd* b_low, const Doubl
     b[0] = other
 
 
+cdef inline vd plus(vd a, vd b) noexcept nogil:
+    """a + b, to the bit, where multiply-adds are made. Zen has as many of these places as for additions, which wait for
+    each other where nothing else is wanted."""
+    return vd_fma(a, vd_set(1.0), b)
+
+
+cdef inline vd minus(vd a, vd b) noexcept nogil:
+    """a - b likewise."""
+    return vd_fms(a, vd_set(1.0), b)
+
+
 cdef inline void add_vector(vd* high, vd* low, vd value) noexcept nogil:
     """`add` in eight lanes."""
     cdef vd s = vd_add(high[0], value)
-    cdef vd back = vd_sub(s, high[0])
-    low[0] = vd_add(low[0], vd_add(vd_sub(high[0], vd_sub(s, back)), vd_sub(value, back)))
+    cdef vd back = minus(s, high[0])
+    low[0] = vd_add(low[0], plus(minus(high[0], vd_sub(s, back)), vd_sub(value, back)))
     high[0] = s
 
 

@@ -157,6 +157,13 @@ def _half_far_below(rng, rows, classes):
     return below + rng.normal(size=(rows, classes))
 
 
+def _one_ahead_of_equals(rng, rows, classes):
+    """Many small terms, none of which is most of their sum: their roundings would add up."""
+    x = np.full((rows, classes), rng.normal())
+    x[np.arange(rows), rng.integers(classes, size=rows)] += rng.choice((20, 32, 40, 80), size=rows)
+    return x
+
+
 EDGES = (-95, -88, -62, -58, -50, -46, -43, 79, 84, 87, 89, 95)
 
 
@@ -189,6 +196,7 @@ ROW_REGIMES = {
     "one ahead": lambda rng, n, c: _ahead(rng, n, c, 1, 15),
     "confident and right": lambda rng, n, c: _ahead(rng, n, c, 15, 100),
     "confident and wrong": lambda rng, n, c: _ahead(rng, n, c, 15, 100),
+    "one ahead of equals": _one_ahead_of_equals,
     "half far below": _half_far_below,
     "masked": _masked,
     "at the edges": _at_the_edges,

@@ -97,7 +97,7 @@ def test_v3_has_256_bit_code_and_nothing_wider():
 # The loops over items, by part of their names. Which of them the compiler inlines into which is its
 # own business; what each of the two halves of the kernels must have is vector arithmetic.
 HOT = {
-    "softmax": r"softmax_block|scan_columns|lanes_block|write_chunk|write_lanes",
+    "softmax": r"softmax_block|scan_columns|(float|double)_lanes|write_chunk|scan_(floats|doubles)",
     "pointwise": r"pointwise_block|[a-z]_chunk",
 }
 

@@ -279,7 +279,7 @@ cdef void set_batch_options(const Softmax* t, Batch* b, Rows* r) noexcept nogil:
     cdef Py_ssize_t at
     cdef int i
     for i in range(LANES):
-        log_parts(r.total[i], b.hole[i] >= 0, b.logit[i], b.term[i], b.sums[i], anchor + i, term + i, rest + i)
+        log_parts(r.total[i], 0.0, b.hole[i] >= 0, b.logit[i], b.term[i], b.sums[i], anchor + i, term + i, rest + i)
         set_reference(b.logit[i], (b.hole[i] >= 0) & (b.term[i] >= b.sums[i]), r, i)
         r.rest[i] = b.sums[i]
     logs_of_batch(rest, term, 1.0, logs)

@@ -3,23 +3,26 @@
 # A row is one softmax: its classes, its label or its class probabilities. Notation as in the literature: m is
 # the row's maximum, E_c = e^(x_c) in the units of the row's Shift, S = sum E_c, p_c = E_c / S.
 #
-# What is summed decides the accuracy. The sum runs over all classes but the label y and the largest of the others,
-# k: both are added with more digits than the sum has, since one of them is most of it as a rule.
+# What is summed decides the accuracy. In float64 and in long rows that need a shift the sum runs over all classes but
+# the label y and the largest of the others, k: both are added with more digits than the sum has, since one of them is
+# most of it as a rule.
 #   hard labels          rest = S - E_y = others + E_k;  -log p_y = log1p(rest / E_y) when x_y is near m, and
 #                        (x_k - x_y) + log1p((others + E_y) / E_k) when it is not; p_y - 1 = -rest / S
 #   no label             rest = S - E_k = others;  log S = x_k + log1p(rest / E_k)
-# so nothing cancels: a confident row keeps all digits of its loss and of its target gradient.
+# so nothing cancels: a confident row keeps all digits of its loss and of its target gradient. Other rows of float32
+# have sums with digits to spare, and leave out one class.
 #
 # Three phases for up to 16 rows at a time: scan (maximum and sums), finish (all logarithms, in lanes), write
 # (gradient and Hessian). Two layouts: rows whose classes lie side by side are scanned one at a time (long_rows.pxi);
-# few classes, or classes that are not on the last axis, are scanned 16 rows side by side (side_by_side.pxi, and
-# softmax_rows.pxi for the functions). Most rows of float32 need no shift, and go a shorter way (unshifted_rows.pxi,
-# batched_rows.pxi for up to 256 classes, and direct_rows for few).
+# few classes, or classes that are not on the last axis, are scanned 16 rows side by side (side_by_side.pxi,
+# double_lanes.pxi, float_lanes.pxi, and softmax_rows.pxi for the functions). Most rows of float32 need no shift, and go
+# a shorter way (unshifted_rows.pxi, batched_rows.pxi for up to 256 classes, and direct_rows for few).
 
 cdef enum:
     KEPT = 2048           # exponentials of float64 rows that are kept for the gradient
     COLUMNS = 4096        # classes per column block: its maximum is found and used while it is in cache
     GROUP = 16384         # classes per group of column blocks, which threads may share a row by
+    DETOUR = 7            # groups of rows after one that direct_rows has left, which do not try it
 
 cdef enum Kind:
     CROSS_ENTROPY
@@ -66,8 +69,8 @@ cdef struct Softmax:
     bint far                     # ... do not, but are larger than a core's own
 
 cdef struct Rows:
-    # Up to 16 rows between the phases; all lanes of all arrays are set, but by direct_rows and batched_rows, which have
-    # no phases.
+    # Up to 16 rows between the phases; all lanes of all arrays are set, but by direct_rows, float_lanes and
+    # batched_rows, which have no phases.
     int64_t label[LANES]         # IGNORED for rows that take no part
     double maximum[LANES]
     double base[LANES]           # the row's Shift
@@ -446,19 +449,23 @@ cdef inline void finish_options(const Softmax* t, Rows* r, const double* own, co
             r.special[i] = r.special[i] + (0.0 if (r.extra[i] == 0.0) & (r.q_factor[i] == 0.0) else more)
 
 
-cdef void read_row_options(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r, int64_t* count) noexcept nogil:
-    """Labels, weights and neutral values of rows first..first+n; lanes beyond n count as ignored. Add to count."""
+cdef inline void read_lane_options(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r,
+                                   int64_t* count) noexcept nogil:
+    """Labels and weights of rows first..first+n; lanes beyond n count as ignored. Add to count. OUT what else is
+    neutral where there are no options."""
     cdef int i
-    memset(r, 0, sizeof(Rows))
     if t.kind == CROSS_ENTROPY and not t.soft:
         take_labels(t, first, n, r.label, count)
     else:
-        for i in range(<int>n, LANES):
-            r.label[i] = IGNORED
+        for i in range(LANES):
+            r.label[i] = 0 if i < n else <int64_t>IGNORED
     for i in range(LANES):
-        r.logit[i] = -INFINITY
         r.class_weight[i] = 1.0
         r.sample[i] = 1.0
+        r.q_sum[i] = 0.0
+        r.q_gap[i] = 0.0
+        r.q_factor[i] = 0.0
+        r.special[i] = 0.0
     if t.sample_weight != NULL:
         for i in range(n):
             r.sample[i] = load_one(t.sample_weight, t.sample_code, first + i)
@@ -466,6 +473,15 @@ cdef void read_row_options(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Row
         for i in range(n):
             if r.label[i] != IGNORED:
                 r.class_weight[i] = load_one(t.weight, t.weight_code, r.label[i])
+
+
+cdef void read_row_options(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r, int64_t* count) noexcept nogil:
+    """The same, and 0 in all other arrays but the logits, which are -inf."""
+    cdef int i
+    memset(r, 0, sizeof(Rows))
+    for i in range(LANES):
+        r.logit[i] = -INFINITY
+    read_lane_options(t, first, n, r, count)
 
 
 # ----------------------------------------------------------------------------------------- a block of rows

@@ -70,7 +70,6 @@ cdef inline void sum_others(const DoubleLanes* s, const double* x, Py_ssize_t cl
     cdef double places[LANES]
     cdef DoubleExp of
     cdef OneWide one
-    cdef vd above = vd_set(ABOVE_SUMS)
     cdef vd v, a, b, high, lost, rest, number, base, power, t
     cdef Py_ssize_t c
     cdef int i, half
@@ -84,7 +83,7 @@ cdef inline void sum_others(const DoubleLanes* s, const double* x, Py_ssize_t cl
         exp_of_one(vd_sub(vd_load(x + half), base), False, &of, &one, &power, &t)
         a = vd_load(labels + half)
         b = vd_load(places + half)
-        high = above
+        high = vd_load(sums + half)
         lost = vd_load(lows + half)
         for c in range(classes):
             number = vd_set(<double>c)
@@ -100,10 +99,8 @@ cdef inline void sum_others(const DoubleLanes* s, const double* x, Py_ssize_t cl
                 if with_lows:
                     lost = vd_add(lost, vd_if_equal(b, number, vd_set(0.0), rest))
             v = vd_if_equal(a, number, vd_set(0.0), v)
-            add_exponentials(&high, &lost, vd_if_equal(b, number, vd_set(0.0), v))
-        v = vd_load(sums + half)
-        add_vector(&v, &lost, vd_sub(high, above))
-        vd_store(sums + half, v)
+            add_vector(&high, &lost, vd_if_equal(b, number, vd_set(0.0), v))
+        vd_store(sums + half, high)
         vd_store(lows + half, lost)
 
 
@@ -274,14 +271,11 @@ cdef void double_lanes(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r
     cdef double e[TILE * LANES]
     cdef double low[TILE * LANES]
     cdef DoubleLanes s
-    cdef int i
     place(t, first, n, &s.tile)
     read_row_options(t, first, n, r, count)
     scan_doubles(t, &s, r, x, e, low)
     if t.kind == LOGSUMEXP:
-        for i in range(<int>n):
-            if r.maximum[i] == INFINITY and row_has_nan(t, first + i):
-                r.maximum[i] = NAN
+        mark_nan_beside_infinity(t, first, n, r)
     finish(t, r)
     if t.grad != NULL:
         write_doubles(t, &s, r, x, e, low)

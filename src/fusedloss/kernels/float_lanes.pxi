@@ -7,9 +7,7 @@
 # direct_rows gives it.
 
 cdef enum:
-    # A label this far below the maximum or further: E_y may leave float32, and adds nothing to S.
-    DIRECT = 60
-    DETOUR = 7            # groups of rows after one that direct_rows has left, which do not try it
+    DIRECT = 60           # of a label further below the maximum, E_y may leave float32, and adds nothing to S
 
 
 cdef struct FloatLanes:
@@ -45,7 +43,7 @@ cdef void read_probabilities(const Softmax* t, const FloatLanes* s, Py_ssize_t f
 
 
 cdef void find_large_probabilities(const Softmax* t, FloatLanes* s, float* target) noexcept nogil:
-    """OUT hole: the first class of each row with a probability above 1/2. OUT target: the last tile of them."""
+    """OUT hole: the first class of each row with a probability above 1/2. OUT target: the first tile of them."""
     cdef vf half = vf_set(0.5)
     cdef vf place
     cdef Py_ssize_t at, m, c
@@ -257,33 +255,27 @@ cdef void finish_floats(const Softmax* t, FloatLanes* s, Rows* r) noexcept nogil
     cdef double rest[LANES]
     cdef double logs[LANES]
     cdef double own[LANES]
+    cdef int64_t near[LANES]
     cdef double divisor = t.divisor
-    cdef double exponent, power
-    cdef int64_t near
+    cdef double hard
     cdef int i
     for i in range(LANES):
         r.total[i] = r.rest[i] + s.term[i]
-        # log S = anchor + log(1 + rest / term): by the hole, or by a power of two.
-        near = (s.hole[i] >= 0) & (r.maximum[i] - r.logit[i] <= <double>DIRECT)
-        exponent = floor_log2(r.total[i])
-        power = fl_double_bits(fl_bits_f64(r.total[i]) & <uint64_t>0xfff0000000000000)
-        term[i] = s.term[i] if near else power
-        rest[i] = r.rest[i] if near else r.total[i] - power
-        exponent = exponent + r.scale[i]
-        power = fma(exponent, FL_LN2_HI, exponent * FL_LN2_LO) + (r.base[i] - r.maximum[i])
-        anchor[i] = r.logit[i] - r.maximum[i] if near else power
+        near[i] = (s.hole[i] >= 0) & (r.maximum[i] - r.logit[i] <= <double>DIRECT)
+        log_parts(r.total[i], r.scale[i], near[i] != 0, r.logit[i], s.term[i], r.rest[i], anchor + i, term + i,
+                  rest + i)
+        anchor[i] = anchor[i] - r.maximum[i] if near[i] else anchor[i] + (r.base[i] - r.maximum[i])
     losses_from_sums(rest, term, 1.0, logs)
     for i in range(LANES):
         r.log_total[i] = logs[i] + anchor[i]
-        near = (s.hole[i] >= 0) & (r.maximum[i] - r.logit[i] <= <double>DIRECT)
-        own[i] = logs[i] if near else r.log_total[i] + (r.maximum[i] - r.logit[i])
+        own[i] = logs[i] if near[i] else r.log_total[i] + (r.maximum[i] - r.logit[i])
         r.z[i] = 0.0
         r.pp_factor[i] = 0.0
     if plain(t):
         for i in range(LANES):
-            power = r.sample[i] * r.class_weight[i]
-            r.loss[i] = times(power, own[i])
-            r.p_factor[i] = power / divisor
+            hard = r.sample[i] * r.class_weight[i]
+            r.loss[i] = times(hard, own[i])
+            r.p_factor[i] = hard / divisor
             # As set_small_factors has it, to the bit.
             r.special[i] = -(r.rest[i] * (r.p_factor[i] / r.total[i]))
     elif t.kind == CROSS_ENTROPY:
@@ -422,29 +414,6 @@ cdef void write_floats(const Softmax* t, FloatLanes* s, Rows* r, float* x, float
             scatter(t, t.hess, &s.tile, at, m, g)
 
 
-cdef void read_lane_options(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r, int64_t* count) noexcept nogil:
-    """Labels and weights of up to 16 rows; lanes beyond n count as ignored. Add to count."""
-    cdef int i
-    if t.kind == CROSS_ENTROPY and not t.soft:
-        take_labels(t, first, n, r.label, count)
-    else:
-        for i in range(LANES):
-            r.label[i] = 0 if i < n else <int64_t>IGNORED
-    for i in range(LANES):
-        r.class_weight[i] = 1.0
-        r.sample[i] = 1.0
-        r.q_sum[i] = 0.0
-        r.q_gap[i] = 0.0
-        r.q_factor[i] = 0.0
-    if t.sample_weight != NULL:
-        for i in range(n):
-            r.sample[i] = load_one(t.sample_weight, t.sample_code, first + i)
-    if t.weight != NULL and not t.soft:
-        for i in range(n):
-            if r.label[i] != IGNORED:
-                r.class_weight[i] = load_one(t.weight, t.weight_code, r.label[i])
-
-
 cdef void float_lanes(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r, int64_t* count) noexcept nogil:
     """Losses, in r, and outputs of up to 16 rows. Rows that take part are added to count."""
     cdef float x[TILE * LANES]
@@ -454,7 +423,6 @@ cdef void float_lanes(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r,
     cdef float buffer[SIDE_ROW * LANES]
     cdef float targets[SIDE_ROW * LANES]
     cdef FloatLanes s
-    cdef int i
     place(t, first, n, &s.tile)
     s.rows = NULL
     s.targets = NULL
@@ -465,9 +433,7 @@ cdef void float_lanes(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r,
     read_lane_options(t, first, n, r, count)
     scan_floats(t, &s, r, x, e, low, target)
     if t.kind == LOGSUMEXP:
-        for i in range(<int>n):
-            if r.maximum[i] == INFINITY and row_has_nan(t, first + i):
-                r.maximum[i] = NAN
+        mark_nan_beside_infinity(t, first, n, r)
     finish_floats(t, &s, r)
     if t.grad != NULL:
         write_floats(t, &s, r, x, e, low, target)

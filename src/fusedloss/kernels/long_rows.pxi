@@ -63,7 +63,7 @@ cdef void scan_columns(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_s
                                  size_of(t.code), following))
     else:
         leave_out_wide_top(&wide, second_at if t.kind == LOG_SOFTMAX else top_at)
-        exp_sum_wide(&wide, &out.shift, e, &out.others)
+        exp_sum_wide(&wide, &out.shift, second if t.kind == LOG_SOFTMAX and top_at >= 0 else top, e, &out.others)
         if e != NULL and top_at >= 0:
             e[top_at] = exp_in_unit(out, top)
             e[KEPT + top_at] = low_in_unit(out, top)
@@ -233,6 +233,14 @@ cdef bint row_has_nan(const Softmax* t, Py_ssize_t row) noexcept nogil:
     return False
 
 
+cdef inline void mark_nan_beside_infinity(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r) noexcept nogil:
+    """Maxima of logsumexp, which pass over nan."""
+    cdef int i
+    for i in range(<int>n):
+        if r.maximum[i] == INFINITY and row_has_nan(t, first + i):
+            r.maximum[i] = NAN
+
+
 cdef inline int next_lane(const Rows* r, int lane, Py_ssize_t n) noexcept nogil:
     """From `lane` on, the first that takes part; n if there is none."""
     while lane < n and r.label[lane] < 0:
@@ -372,25 +380,32 @@ cdef void write_plain(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ss
 
 
 cdef void write_few_halves(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t n, const Rows* r, int lane,
-                           const ScaledExp* scaled, Py_ssize_t label) noexcept nogil:
+                           const ScaledExp* scaled, Py_ssize_t label, Py_ssize_t peak) noexcept nogil:
     """write_plain of up to 32 columns of 16 bits, in float32 and then as part of a line."""
     cdef float x[32]
     cdef float g[32]
     cdef float h[32]
     cdef uint16_t line[32]
     cdef Py_ssize_t start = row * t.classes + column
-    cdef Py_ssize_t peak = <Py_ssize_t>r.peak[lane] - column
     load(t.logits, t.code, start, n, &x[0])
     write_scaled_exp(x, n, scaled, g, h if t.hess != NULL else NULL, <float>(1.0 / r.p_factor[lane]), x, False)
-    if 0 <= label - column < n:
+    if column <= label < column + n:
         g[label - column] = <float>r.special[lane]
-    store(<char*>line, t.code, 0, n, &g[0], False)
-    fl_stream(t.grad + 2 * start, <const char*>line, 2 * n)
+    store_halves(t, t.grad, start, n, g, line)
     if t.hess != NULL:
-        if 0 <= peak < n:
-            h[peak] = <float>hessian_at_peak(r, lane)
-        store(<char*>line, t.code, 0, n, &h[0], False)
-        fl_stream(t.hess + 2 * start, <const char*>line, 2 * n)
+        if column <= peak < column + n:
+            h[peak - column] = <float>hessian_at_peak(r, lane)
+        store_halves(t, t.hess, start, n, h, line)
+
+
+cdef inline void store_halves(const Softmax* t, char* data, Py_ssize_t first, Py_ssize_t n, const float* values,
+                              uint16_t* line) noexcept nogil:
+    """`store` of up to 32 numbers of 16 bits, which has no stores past the caches; line is scratch."""
+    if t.stream:
+        store(<char*>line, t.code, 0, n, values, False)
+        fl_stream(data + 2 * first, <const char*>line, 2 * n)
+    else:
+        store(data, t.code, first, n, values, False)
 
 
 cdef void write_plain_halves(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t last, const Rows* r,
@@ -418,10 +433,10 @@ cdef void write_plain_halves(const Softmax* t, Py_ssize_t row, Py_ssize_t column
         n = stop - column
         if stop < last:
             n = max(n - place_in_line(g + stop, 2), <Py_ssize_t>0)
-        n -= n % LANES
+        n -= n % (32 if stream else LANES)
         if n == 0 or (stream and place > 0):
             n = min(last - column, 32 - place)
-            write_few_halves(t, row, column, n, r, lane, scaled, label)
+            write_few_halves(t, row, column, n, r, lane, scaled, label, peak)
         else:
             write_scaled_halves(x + column, n, scaled, t.code, g + column, h + column if h != NULL else NULL,
                                 <float>(1.0 / r.p_factor[lane]), ahead + column, stream)

@@ -10,7 +10,8 @@ cdef enum:
     # Classes up to which 16 rows go side by side:
     SIDE_ROW = 63         # float32 without options
     MIXED_ROW = 31        # ... with them
-    FEW_CLASSES = 40      # float64, and class weights beside others
+    WIDE_ROW = 64         # float64 without options
+    WIDE_MIXED_ROW = 48   # ... with them
     TILE = 64             # classes of 16 rows held in scratch at a time; even, as sum_columns wants it
     MULTIPLIED = 8        # rows in each lane for one logarithm
     COPIED = 16           # classes from which on outputs go past the caches, by way of a copy; of fewer it would wait
@@ -27,7 +28,9 @@ cdef inline bint few_classes(const Softmax* t) noexcept nogil:
         return True
     if batches(t):
         return t.classes <= (MIXED_ROW if has_options(t) else SIDE_ROW)
-    return t.classes <= FEW_CLASSES
+    if t.code == F64:
+        return t.classes <= (WIDE_MIXED_ROW if has_options(t) else WIDE_ROW)
+    return t.classes <= SIDE_ROW
 
 
 cdef inline bint plain(const Softmax* t) noexcept nogil:

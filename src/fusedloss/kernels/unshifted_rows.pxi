@@ -439,10 +439,10 @@ cdef void mix_row(const Softmax* t, Py_ssize_t row, RowScan* parts, Rows* r, int
         r.q_gap[lane] += part.q_gap
 
 
-cdef inline void log_parts(double total, bint hole, double logit, double hole_term, double rest_of_hole,
+cdef inline void log_parts(double total, double scale, bint hole, double logit, double hole_term, double rest_of_hole,
                            double* anchor, double* term, double* rest) noexcept nogil:
-    """OUT log S = anchor + log(1 + rest / term), whether a class is left out or not."""
-    cdef double exponent = floor_log2(total)
+    """OUT log S = anchor + log(1 + rest / term), whether a class is left out or not. S is 2^scale times the total."""
+    cdef double exponent = floor_log2(total) + scale
     cdef double power = fl_double_bits(fl_bits_f64(total) & <uint64_t>0xfff0000000000000)
     anchor[0] = logit if hole else fma(exponent, FL_LN2_HI, exponent * FL_LN2_LO)
     term[0] = hole_term if hole else power
@@ -452,7 +452,8 @@ cdef inline void log_parts(double total, bint hole, double logit, double hole_te
 cdef void take_options(const Softmax* t, Unshifted* u, Rows* r, int lane) noexcept nogil:
     """Losses and factors of a row with smoothing, class probabilities or z-loss, from its sums."""
     cdef double anchor, term, rest
-    log_parts(r.total[lane], u.hole[lane] >= 0, r.logit[lane], u.hole_term[lane], u.rest[lane], &anchor, &term, &rest)
+    log_parts(r.total[lane], 0.0, u.hole[lane] >= 0, r.logit[lane], u.hole_term[lane], u.rest[lane], &anchor, &term,
+              &rest)
     r.loss[lane] = log_of(1.0, rest / term)
     r.log_total[lane] = r.loss[lane] + (anchor - r.maximum[lane])
     r.rest[lane] = u.rest[lane]

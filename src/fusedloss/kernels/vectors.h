@@ -126,7 +126,8 @@ static inline vf vf_from_halves(const uint16_t *p) { return _mm512_cvtph_ps(_mm2
 typedef __m256i vh;
 static inline vh vh_halves(vf a) { return _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 static inline vh vh_bfloats(vf a) {
-    const __m512i bits = _mm512_castps_si512(a), odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i bits = _mm512_castps_si512(a);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
     return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
 }
@@ -374,7 +375,8 @@ static inline vh vh_halves(vf a) {
                                    _mm256_cvtps_ph(a.b, _MM_FROUND_TO_NEAREST_INT), 1);
 }
 static inline __m256i fl_rounded_bfloats(__m256 a) {
-    const __m256i bits = _mm256_castps_si256(a), odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i bits = _mm256_castps_si256(a);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
     return _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd), 16);
 }
 static inline vh vh_bfloats(vf a) {

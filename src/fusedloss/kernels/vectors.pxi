@@ -359,13 +359,9 @@ cdef inline void add_vector(vd* high, vd* low, vd value) noexcept nogil:
     high[0] = s
 
 
-# Exponentials in float64 are at most 2^65 (shift_of), so that 2^10 of them in a lane are less than this.
-cdef double ABOVE_SUMS = 113336795588871485128704.0      # 1.5 2^76
-
-
-cdef inline void add_exponentials(vd* high, vd* low, vd value) noexcept nogil:
-    """add_vector where `high` has begun at ABOVE_SUMS: of what is larger than the value, four operations find the
-    rounding error instead of seven (Fast2Sum, Dekker)."""
+cdef inline void add_smaller(vd* high, vd* low, vd value) noexcept nogil:
+    """add_vector of what is smaller than `high`: four operations find the rounding error instead of seven (Fast2Sum,
+    Dekker)."""
     cdef vd s = vd_add(high[0], value)
     low[0] = vd_add(low[0], vd_sub(value, vd_sub(s, high[0])))
     high[0] = s
@@ -429,14 +425,6 @@ cdef inline void exp_of_one(vd following, bint scaled, const DoubleExp* of, OneW
     one.z = z
 
 
-cdef inline real magic_of_lane(double scale, real tag) noexcept nogil:
-    return eighths_magic(scale) if real is float else wide_eighths_magic(scale)
-
-
-cdef inline real floor_of_lane(double scale, real tag) noexcept nogil:
-    return eighths_floor(scale) if real is float else wide_eighths_floor(scale)
-
-
 cdef inline DoubleExp double_exp_of_lanes(const double* magic, const double* floor) noexcept nogil:
     """For eight scales, one in each lane."""
     cdef DoubleExp of = double_exp(0.0)
@@ -447,8 +435,8 @@ cdef inline DoubleExp double_exp_of_lanes(const double* magic, const double* flo
 
 cdef inline void exp_lanes(const real* x, Py_ssize_t classes, const real* base, const real* magic, const real* floor,
                            real* e, real* low) noexcept nogil:
-    """e[class, lane] = e^(x - base) / 2^scale, magic and floor made by the two functions above; OUT low: what their
-    last roundings have lost."""
+    """e[class, lane] = e^(x - base) / 2^scale, magic and floor made by eighths_magic and eighths_floor, or
+    wide_eighths_magic and ..._floor; OUT low: what their last roundings have lost."""
     cdef Py_ssize_t c
     cdef int half
     cdef vf bases, lost

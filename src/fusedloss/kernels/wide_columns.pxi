@@ -116,18 +116,20 @@ cdef inline void keep_vector(double* e, Py_ssize_t n, vd power, vd t, vd value) 
         vd_store_part(e + KEPT, low, n)
 
 
-cdef void exp_sum_wide(const WideBlock* b, const Shift* shift, double* e, Sum* total) noexcept nogil:
-    """Add e^(x - base) / 2^scale over the block but what is left out, keeping the rounding error of each addition; OUT
-    e[0:n] these, and KEPT further on what their last roundings have lost, unless it is NULL. nan gives nan, -inf counts
-    as 0. What lies COLUMNS further on is fetched meanwhile."""
+cdef inline bint add_wide_block(const WideBlock* b, const Shift* shift, double above, double least, double* e,
+                                Sum* total) noexcept nogil:
+    """exp_sum_wide. above: where sums begin, if each term is smaller than 2^-10 of it, so that add_smaller can have
+    them; 0 if not. What terms lose there is summed without its own rounding errors: False if the sum is below `least`,
+    and this could be seen."""
+    cdef vd start = vd_set(above)
     cdef vd base = vd_set(shift.base)
     cdef DoubleExp exponents = double_exp(shift.scale)
     cdef OneWide one = one_of_nothing()
-    cdef vd above = vd_set(ABOVE_SUMS)
-    cdef vd high_0 = above, high_1 = above, low_0 = vd_set(0.0), low_1 = vd_set(0.0)
+    cdef vd high_0 = start, high_1 = start, low_0 = vd_set(0.0), low_1 = vd_set(0.0)
     cdef vd value, power, t
     cdef const double* p = wide_group(b, 0)
     cdef const double* ahead = b.x + COLUMNS
+    cdef Sum sum
     cdef Py_ssize_t n = b.n
     cdef Py_ssize_t at
     exp_of_one(vd_sub(vd_load(p), base), False, &exponents, &one, &power, &t)
@@ -137,14 +139,41 @@ cdef void exp_sum_wide(const WideBlock* b, const Shift* shift, double* e, Sum* t
         value = vd_fma(power, t, power)
         if e != NULL:
             keep_vector(e + at, n - at, power, t, value)
-        add_exponentials(&high_0, &low_0, value)
+        if above > 0.0:
+            add_smaller(&high_0, &low_0, value)
+        else:
+            add_vector(&high_0, &low_0, value)
         p = wide_group(b, at + LANES if at + LANES < n else at)
         fl_prefetch(ahead + at + 8)
         exp_of_one(vd_sub(vd_load(p), base), False, &exponents, &one, &power, &t)
         value = vd_fma(power, t, power)
         if e != NULL:
             keep_vector(e + at + 8, n - at - 8, power, t, value)
-        add_exponentials(&high_1, &low_1, value)
-    high_0 = vd_sub(high_0, above)
-    add_vector(&high_0, &low_0, vd_sub(high_1, above))
-    add_vectors(total, high_0, vd_add(low_0, low_1))
+        if above > 0.0:
+            add_smaller(&high_1, &low_1, value)
+        else:
+            add_vector(&high_1, &low_1, value)
+    high_0 = vd_sub(high_0, start)
+    add_vector(&high_0, &low_0, vd_sub(high_1, start))
+    memset(&sum, 0, sizeof(Sum))
+    add_vectors(&sum, high_0, vd_add(low_0, low_1))
+    if sum.high < least:
+        return False
+    add(total, sum.high)
+    total.low += sum.low
+    return True
+
+
+cdef void exp_sum_wide(const WideBlock* b, const Shift* shift, double largest, double* e, Sum* total) noexcept nogil:
+    """Add e^(x - base) / 2^scale over the block but what is left out, of which no x is above `largest`, keeping the
+    rounding error of each addition; OUT e[0:n] these, and KEPT further on what their last roundings have lost, unless
+    it is NULL. nan gives nan, -inf counts as 0. What lies COLUMNS further on is fetched meanwhile.
+
+    Sums begin at more than 2^10 times the largest term that may come. 256 terms in a lane lose 2^-41 of it each, and
+    the sum of these is wrong by less than 2^-76 of it: nothing that a sum of 2^-18 of it would show."""
+    cdef double exponent = (largest - shift.base) * FL_LOG2E - shift.scale
+    # Of nothing but -inf, or beside +inf, -900.
+    exponent = rint(exponent if exponent > -900.0 else -900.0) + 1.0
+    cdef double bound = fl_double_bits(<uint64_t>(<int64_t>exponent + 1023) << 52)
+    if not add_wide_block(b, shift, 3072.0 * bound, bound / 262144.0, e, total):
+        add_wide_block(b, shift, 0.0, 0.0, e, total)

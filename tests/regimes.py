@@ -91,20 +91,28 @@ class Data:
 
 def ours(data):
     """Everything that `data` has the truth of, by the backend in use."""
+    return _found(data, data.x, data.options)
+
+
+def ours_on_the_first_axis(data):
+    """The same of rows whose classes are on the first axis, with the classes last again."""
+    found = _found(data, np.ascontiguousarray(data.x.T), {**data.options, "axis": 0}, axis=0)
+    return {name: value.T if np.ndim(value) == 2 else value for name, value in found.items()}
+
+
+def _found(data, x, options, **axis):
     found = {}
     if data.truths.keys() & {"value", "grad"}:
         for verb in ("value_and_grad", "grad_and_hess"):
             found |= named_outputs(
-                verb, call(data.loss, verb, data.x, data.target, reduction="none", **data.options)
+                verb, call(data.loss, verb, x, data.target, reduction="none", **options)
             )
     for output in data.truths:
         if output in REDUCED:
-            found[output] = call(
-                data.loss, "value", data.x, data.target, reduction=output, **data.options
-            )
+            found[output] = call(data.loss, "value", x, data.target, reduction=output, **options)
         elif output not in PER_ENTRY:
             with np.errstate(all="raise"):
-                found[output] = getattr(fl, output)(data.x)
+                found[output] = getattr(fl, output)(x, **axis)
     return found
 
 

@@ -36,9 +36,9 @@ def bound(data, output):
     )
 
 
-def hold(data):
+def hold(data, ours=regimes.ours):
     """Every output that `data` has the truth of."""
-    found = regimes.ours(data)
+    found = ours(data)
     for output, truth in data.truths.items():
         what = f"{data.loss} {output}, {data.what}, {data.dtype}, {fl.runtime_info()['backend']}"
         assert_ulp(
@@ -63,6 +63,13 @@ def hold(data):
 def test_rows(regime, classes, dtype, backend):
     """Cross-entropy, softmax, log_softmax and logsumexp."""
     hold(rows(regime, classes, dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("classes", [3, 15, 33, 130, 1025])
+@pytest.mark.parametrize("regime", ["outliers", "one ahead of equals", "confident and wrong"])
+def test_rows_whose_classes_are_on_the_first_axis(regime, classes, dtype, backend):
+    hold(rows(regime, classes, dtype), regimes.ours_on_the_first_axis)
 
 
 @pytest.mark.slow

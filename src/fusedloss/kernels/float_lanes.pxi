@@ -330,32 +330,28 @@ cdef void mix_lanes(const Softmax* t, const Rows* r, Py_ssize_t first, Py_ssize_
 
 cdef void write_hessian(const Rows* r, const LaneFactors* factors, bint with_z, Py_ssize_t classes, const float* e,
                         const float* low, float* g) noexcept nogil:
-    """Of a tile, but for the peaks: only the largest p can be near 1. From the gradient, as long rows have it, where
-    its factor is neither too large nor too small."""
+    """Of a tile, but for the peaks: only the largest p can be near 1. From the gradient, as long rows have it, unless
+    its factor is too large or too small, or the part of the z-loss may cancel it."""
     cdef float back[LANES]
-    cdef float pp[LANES]
+    cdef double inverse[LANES]
     cdef double p, own
-    cdef float entry
-    cdef vf v, backs, pps
+    cdef vf backs
     cdef Py_ssize_t c
     cdef int i
     for i in range(LANES):
         back[i] = <float>(1.0 / r.p_factor[i])
-        pp[i] = <float>r.pp_factor[i]
+        inverse[i] = 1.0 / r.total[i]
     backs = vf_load(back)
-    pps = vf_load(pp)
     for c in range(classes):
-        v = scaled_lanes(factors, vf_load(e + c * LANES), vf_load(low + c * LANES))
-        if with_z:
-            vf_store(g + c * LANES, vf_fma(vf_mul(pps, vf_mul(v, backs)), vf_mul(v, backs), hess_of_grad(v, backs)))
-        else:
-            vf_store(g + c * LANES, hess_of_grad(v, backs))
-    for i in range(LANES):
-        if factors.needs[i] and r.label[i] != IGNORED:
-            for c in range(classes):
-                p = (<double>e[c * LANES + i] + <double>low[c * LANES + i]) * (1.0 / r.total[i])
-                own = r.p_factor[i] * (p * (1.0 - p))
-                g[c * LANES + i] = <float>(own + r.pp_factor[i] * p * p)
+        vf_store(g + c * LANES, hess_of_grad(scaled_lanes(factors, vf_load(e + c * LANES), vf_load(low + c * LANES)),
+                                             backs))
+    if not (with_z or factors.wide):
+        return
+    for c in range(classes):
+        for i in range(LANES):
+            p = (<double>e[c * LANES + i] + <double>low[c * LANES + i]) * inverse[i]
+            own = r.p_factor[i] * (p * (1.0 - p))
+            g[c * LANES + i] = <float>(own + r.pp_factor[i] * p * p) if with_z or factors.needs[i] else g[c * LANES + i]
 
 
 cdef void write_floats(const Softmax* t, FloatLanes* s, Rows* r, float* x, float* e, float* low,

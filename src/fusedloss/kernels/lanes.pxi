@@ -331,11 +331,21 @@ cdef inline double value_of(const Sum* total) noexcept nogil:
     return total.high + total.low if isfinite(total.high) else total.high
 
 
+cdef inline void fold_sums(double* high, double* low, Py_ssize_t half) noexcept nogil:
+    """Sums k + half to sums k, for k below half, as `add` does it."""
+    cdef double s, back
+    cdef Py_ssize_t k
+    for k in range(half):
+        s = high[k] + high[k + half]
+        back = s - high[k]
+        low[k] = (low[k] + low[k + half]) + ((high[k] - (s - back)) + (high[k + half] - back))
+        high[k] = s
+
+
 cdef inline void add_carefully(Sum* total, double* a, Py_ssize_t n) noexcept nogil:
     """Add a[0:n], n <= CHUNK, as a balanced tree that keeps the rounding error of every addition: the sum is right to
     the last bit, as if made in twice the precision. OUT a is scratch up to the next power of two."""
     cdef double lost[CHUNK]
-    cdef double s, back
     cdef Py_ssize_t size = LANES
     cdef Py_ssize_t i
     while size < n:
@@ -346,11 +356,7 @@ cdef inline void add_carefully(Sum* total, double* a, Py_ssize_t n) noexcept nog
         lost[i] = 0.0
     while size > 1:
         size //= 2
-        for i in range(size):
-            s = a[i] + a[i + size]
-            back = s - a[i]
-            lost[i] = (lost[i] + lost[i + size]) + ((a[i] - (s - back)) + (a[i + size] - back))
-            a[i] = s
+        fold_sums(a, lost, size)
     add(total, a[0])
     total.low += lost[0]
 

@@ -367,17 +367,6 @@ cdef inline void add_smaller(vd* high, vd* low, vd value) noexcept nogil:
     high[0] = s
 
 
-cdef inline void fold_sums(double* high, double* low, int half) noexcept nogil:
-    """Sums k + half to sums k, for k below half, as `add` does it."""
-    cdef double s, back
-    cdef int k
-    for k in range(half):
-        s = high[k] + high[k + half]
-        back = s - high[k]
-        low[k] = (low[k] + low[k + half]) + ((high[k] - (s - back)) + (high[k + half] - back))
-        high[k] = s
-
-
 cdef inline void add_vectors(Sum* total, vd high, vd low) noexcept nogil:
     """Add eight sums, and what their roundings have lost, in the order 8 -> 4 -> 2 -> 1."""
     cdef double highs[8]

@@ -637,7 +637,7 @@ cdef bint batched_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, bint we
     if multiplied:
         for i in range(LANES):
             v[i] = b.sums[i] / b.term[i] if b.taken[i] else 0.0
-        multiply(product, v)
+        multiply(product, vd_load(v), vd_load(v + 8))
     elif not options and (t.sums != NULL or t.losses != NULL):
         set_batch_losses(t, &b, weights, weighted, r)
     for i in range(LANES):

@@ -88,3 +88,51 @@ cdef inline void store_sums(const ColumnSums* s, double* sums) noexcept nogil:
     # The product is exact.
     vd_store(sums, vd_fma(a, vd_set(FL_FROM_TINY), s.rests_0))
     vd_store(sums + 8, vd_fma(b, vd_set(FL_FROM_TINY), s.rests_1))
+
+
+cdef inline void sum_pairs(const float* y, Py_ssize_t columns, Py_ssize_t pairs, const Exponents* k, double* sums,
+                           float* e, float* low) noexcept nogil:
+    """OUT what sum_columns and store_sums have, of pairs of groups of 16 rows: y[pair, column, group, lane],
+    sums[pair, group, lane], and e and low, unless NULL, [pair, group, column, lane]. Where there are registers for both
+    groups of a pair, no column waits for others of its row, and none is half of nothing."""
+    cdef ColumnSums s, s_too
+    cdef Two two = two_of_nothing()
+    cdef vf power, power_too, t, t_too
+    cdef Py_ssize_t last = pairs * columns - 1
+    cdef Py_ssize_t at = 0
+    cdef Py_ssize_t pair, group, first, c
+    if FL_WIDE:
+        two_exp_parts(vf_load(y), vf_load(y + LANES), k, False, False, &two, &power, &power_too, &t, &t_too)
+        for pair in range(pairs):
+            s = no_columns()
+            s_too = no_columns()
+            for first in range(0, columns, 8):      # GROUPED
+                for c in range(first, min(first + GROUPED, columns)):
+                    at = min(at + 1, last)
+                    two_exp_parts(vf_load(y + at * 2 * LANES), vf_load(y + (at * 2 + 1) * LANES), k, False, False, &two,
+                                  &power, &power_too, &t, &t_too)
+                    add_exponential(power, t, &s)
+                    add_exponential(power_too, t_too, &s_too)
+                    keep_column(power, t, c, e, low)
+                    keep_column(power_too, t_too, columns + c, e, low)
+                add_rest(&s)
+                add_rest(&s_too)
+            store_sums(&s, sums + 2 * pair * LANES)
+            store_sums(&s_too, sums + (2 * pair + 1) * LANES)
+            if e != NULL:
+                e += 2 * columns * LANES
+                low += 2 * columns * LANES
+        return
+    for group in range(2 * pairs):
+        s = no_columns()
+        at = group // 2 * columns * 2 + group % 2
+        for first in range(0, columns, 8):      # GROUPED
+            for c in range(first, min(first + GROUPED, columns)):
+                exp_parts_of(vf_load(y + (at + 2 * c) * LANES), k, False, &power, &t)
+                add_exponential(power, t, &s)
+                keep_column(power, t, c, e, low)
+            add_rest(&s)
+        store_sums(&s, sums + group * LANES)
+        if e != NULL:
+            e += columns * LANES
+            low += columns * LANES

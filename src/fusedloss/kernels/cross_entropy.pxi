@@ -195,7 +195,7 @@ cdef inline bint are_classes(const integer* labels, const Softmax* t, float* out
     return outside >> 63 == 0
 
 
-cdef bint usual_labels(const Softmax* t, Py_ssize_t first, float* labels) noexcept nogil:
+cdef inline bint usual_labels(const Softmax* t, Py_ssize_t first, float* labels) noexcept nogil:
     """OUT labels of 16 rows of few classes as floats: False if one of them is no class, or could be one to ignore, or
     their dtype is not one of the three that labels usually have."""
     cdef const char* at = t.target + first * size_of(t.target_code)
@@ -500,7 +500,7 @@ cdef void softmax_block(Softmax* t, Py_ssize_t block, real tag) noexcept nogil:
     cdef int i
     cdef int have = 0
     cdef int detour = 0
-    cdef Py_ssize_t left
+    cdef Py_ssize_t left, groups
     cdef Rows r
     cdef Unshifted unshifted
     cdef LaneSums total, z_total
@@ -510,6 +510,8 @@ cdef void softmax_block(Softmax* t, Py_ssize_t block, real tag) noexcept nogil:
     cdef bint weighted = t.weight != NULL or t.sample_weight != NULL
     cdef bint direct = (real is float and side_by_side and t.inner == 1 and plain(t)
                         and (weighted or t.divisor < 1e12))
+    cdef bint grouping = (direct and not weighted and t.losses == NULL and t.hess == NULL
+                          and (t.grad == NULL or t.classes <= (WAITING // 2 if FL_WIDE else 8)))
     cdef bint unshifting = real is float and not side_by_side and unshiftable(t)
     cdef bint batching = real is float and not side_by_side and batches(t) and (
         t.classes <= (SUMMED_ROW if t.grad == NULL and t.code == F32 and not has_options(t) else SHORT_ROW))
@@ -523,6 +525,15 @@ cdef void softmax_block(Softmax* t, Py_ssize_t block, real tag) noexcept nogil:
         while group * t.classes > KEPT:
             group //= 2
     while first < last:
+        if grouping and detour == 0 and count != MISTAKEN:
+            groups = direct_groups(t, first, min((last - first) // LANES, <Py_ssize_t>(MULTIPLIED - product.factors)),
+                                   &product, &r)
+            count += groups * LANES
+            first += groups * LANES
+            if product.factors == MULTIPLIED:
+                add_logarithm(&product, &total)
+            if groups > 0:
+                continue
         n = min(group, last - first)
         if t.inner == 1 and t.classes <= SHORT_ROW:
             fetch_row_ends(t, first + n)

@@ -14,6 +14,7 @@ cdef enum:
     WIDE_MIXED_ROW = 48   # ... with them
     TILE = 64             # classes of 16 rows held in scratch at a time; even, as sum_columns wants it
     MULTIPLIED = 8        # rows in each lane for one logarithm
+    WAITING = 64          # columns of groups of 16 rows that go through direct_groups together
     COPIED = 16           # classes from which on outputs go past the caches, by way of a copy; of fewer it would wait
 
 
@@ -309,9 +310,9 @@ cdef inline vf take_column(vf x, const Exponents* k, Columns* s) noexcept nogil:
 
 
 cdef inline void take_columns(const float* x, Py_ssize_t classes, const float* further, const Exponents* k, vf label,
-                              Columns* s, float* out) noexcept nogil:
-    """All classes of 16 rows that lie one after the other; OUT out[class, lane]: arguments. What lies `further` on is
-    fetched."""
+                              Columns* s, float* out, Py_ssize_t apart) noexcept nogil:
+    """All classes of 16 rows that lie one after the other; OUT their arguments: out[class, lane], where classes are so
+    many numbers `apart`. What lies `further` on is fetched."""
     cdef vf columns[4]
     cdef Py_ssize_t at, start, c
     s.label = label
@@ -321,7 +322,7 @@ cdef inline void take_columns(const float* x, Py_ssize_t classes, const float* f
         vf_load_columns(x, classes, classes, columns)
         for c in range(classes):
             fl_prefetch(further + c * LANES)
-            vf_store(out + c * LANES, take_column(columns[c], k, s))
+            vf_store(out + c * apart, take_column(columns[c], k, s))
         return
     for at in range(0, classes, 4):
         fl_prefetch(further + at * LANES)
@@ -334,43 +335,65 @@ cdef inline void take_columns(const float* x, Py_ssize_t classes, const float* f
             start = classes - 4
             s.label = vf_sub(label, vf_set(<float>start))
         vf_load_columns(x + start, classes, 4, columns)
-        vf_store(out + start * LANES, take_column(columns[0], k, s))
-        vf_store(out + (start + 1) * LANES, take_column(columns[1], k, s))
-        vf_store(out + (start + 2) * LANES, take_column(columns[2], k, s))
-        vf_store(out + (start + 3) * LANES, take_column(columns[3], k, s))
+        vf_store(out + start * apart, take_column(columns[0], k, s))
+        vf_store(out + (start + 1) * apart, take_column(columns[1], k, s))
+        vf_store(out + (start + 2) * apart, take_column(columns[2], k, s))
+        vf_store(out + (start + 3) * apart, take_column(columns[3], k, s))
+
+
+cdef inline bint are_near(const float* x, Py_ssize_t classes, const Columns* s) noexcept nogil:
+    """Whether the logits of 16 rows are at most 30 in size, but for those so far below that their exponentials are 0
+    whatever the shift, as of masked classes: a label is not among these."""
+    cdef vf smallest = vf_neg_abs(s.logit)
+    cdef vf v
+    cdef Py_ssize_t c
+    if not vf_any_less(s.smallest, vf_set(-30.0)):
+        return True
+    for c in range(classes):
+        v = vf_load(x + c * LANES)
+        smallest = vf_min(vf_neg_abs(vf_if_less(v, vf_set(-200.0), vf_set(0.0), v)), smallest)
+    return not vf_any_less(smallest, vf_set(-30.0))
 
 
 cdef struct Product:
     # Of 1 + v in each lane, v > -1, as high + low: its logarithm is the sum of log1p(v), tiny ones included.
-    double high[LANES]
-    double low[LANES]
+    vd high_0
+    vd high_1
+    vd low_0
+    vd low_1
     int factors
 
 
 cdef inline void clear_product(Product* p) noexcept nogil:
-    cdef int i
     p.factors = 0
-    for i in range(LANES):
-        p.high[i] = 1.0
-        p.low[i] = 0.0
+    p.high_0 = vd_set(1.0)
+    p.high_1 = p.high_0
+    p.low_0 = vd_set(0.0)
+    p.low_1 = p.low_0
 
 
-cdef inline void multiply(Product* p, const double* v) noexcept nogil:
-    cdef int i
-    cdef double high
-    for i in range(LANES):
-        high = fma(p.high[i], v[i], p.high[i])
-        p.low[i] = fma(p.low[i], v[i], p.low[i]) + fma(p.high[i], v[i], p.high[i] - high)
-        p.high[i] = high
+cdef inline void multiply_half(vd v, vd* high, vd* low) noexcept nogil:
+    cdef vd product = vd_fma(high[0], v, high[0])
+    low[0] = vd_add(vd_fma(low[0], v, low[0]), vd_fma(high[0], v, vd_sub(high[0], product)))
+    high[0] = product
+
+
+cdef inline void multiply(Product* p, vd a, vd b) noexcept nogil:
+    """By 1 + v in each lane, v being a in the first eight and b in the others."""
+    multiply_half(a, &p.high_0, &p.low_0)
+    multiply_half(b, &p.high_1, &p.low_1)
     p.factors += 1
 
 
 cdef void add_logarithm(Product* p, LaneSums* total) noexcept nogil:
     """Add log(product) in each lane and begin anew."""
     cdef double logs[LANES]
+    cdef vd one = vd_set(1.0)
     cdef int i
+    vd_store(logs, vd_add(vd_sub(p.high_0, one), p.low_0))
+    vd_store(logs + 8, vd_add(vd_sub(p.high_1, one), p.low_1))
     for i in range(LANES):
-        logs[i] = log1p_accurate((p.high[i] - 1.0) + p.low[i])
+        logs[i] = log1p_accurate(logs[i])
     add_lanes(total, logs)
     clear_product(p)
 
@@ -527,10 +550,109 @@ cdef inline bint read_weights(const Softmax* t, Py_ssize_t first, const float* l
     return small
 
 
+cdef struct Groups:
+    # What groups of 16 rows have of each row, or column, from one step to the next.
+    float y[2 * 64 * 16]             # arguments, as sum_pairs wants them: 2 TILE LANES
+    float labels[8 * 16]             # MULTIPLIED LANES
+    float logits[8 * 16]             # of the labels ...
+    double term[8 * 16]              # ... and their exponentials
+    double rest[8 * 16]              # the sum of all others
+
+
+cdef inline Py_ssize_t sum_groups(const Softmax* t, Py_ssize_t first, Py_ssize_t begin, Py_ssize_t end,
+                                  const Exponents* k, Groups* s, float* e, float* low) noexcept nogil:
+    """The sums of the groups begin..end, from row `first` on. OUT e and low, unless NULL. Where they end: at the first
+    that is not as direct_groups wants it."""
+    cdef float buffer[SIDE_ROW * LANES]
+    cdef Columns found
+    cdef Py_ssize_t classes = t.classes
+    cdef Py_ssize_t done = 0
+    cdef Py_ssize_t c
+    cdef const float* x
+    while begin + done < end and usual_labels(t, first, s.labels + (begin + done) * LANES):
+        fetch_row_ends(t, first + LANES)
+        fetch_further(t, first, LANES)
+        x = whole_rows(t.logits, t.code, classes, first, LANES, buffer)
+        take_columns(x, classes, x + LANES * max(classes, <Py_ssize_t>64), k,
+                     vf_load(s.labels + (begin + done) * LANES), &found,
+                     s.y + (done // 2 * classes * 2 + done % 2) * LANES, 2 * LANES)
+        if not are_near(x, classes, &found):
+            break
+        vf_store(s.logits + (begin + done) * LANES, found.logit)
+        done += 1
+        first += LANES
+    if done % 2 == 1:
+        for c in range(classes):
+            vf_store(s.y + ((done // 2 * classes + c) * 2 + 1) * LANES, k.floor)
+    sum_pairs(s.y, classes, (done + 1) // 2, k, s.rest + begin * LANES, e, low)
+    return begin + done
+
+
+cdef inline void multiply_groups(Groups* s, Py_ssize_t begin, Py_ssize_t end, const Exponents* k,
+                                 Product* product) noexcept nogil:
+    """OUT term. The product takes the factors of these groups, unless it is NULL."""
+    cdef Product p
+    cdef vf e, low
+    cdef Py_ssize_t at
+    if product != NULL:
+        p = product[0]
+    for at in range(begin * LANES, end * LANES, 16):      # LANES
+        e = exp_with_low(vf_max(k.floor, vf_load(s.logits + at)), k, &low)
+        set_terms(e, low, s.term + at)
+        if product != NULL:
+            multiply(&p, vd_div(vd_load(s.rest + at), vd_load(s.term + at)),
+                     vd_div(vd_load(s.rest + at + 8), vd_load(s.term + at + 8)))
+    if product != NULL:
+        product[0] = p
+
+
+cdef Py_ssize_t direct_groups(const Softmax* t, Py_ssize_t first, Py_ssize_t groups, Product* product,
+                              Rows* r) noexcept nogil:
+    """direct_rows of up to MULTIPLIED whole groups of usual labels without weights, of which neither Hessians nor the
+    losses of rows are wanted. How many there are before the first that is not so.
+
+    What a group does beside its sums takes as long as they do, and each step of it waits for the one before: here the
+    steps of some groups are taken together."""
+    cdef float e[WAITING * LANES]
+    cdef float low[WAITING * LANES]
+    cdef float buffer[WAITING * LANES]
+    cdef float at_labels[MULTIPLIED * LANES]
+    cdef LaneFactors factors[MULTIPLIED]
+    cdef Groups s
+    cdef Exponents k = cut_exponents_of(0.0, False)
+    cdef Py_ssize_t size = t.classes * LANES
+    cdef Py_ssize_t together = max(WAITING // (2 * t.classes), <Py_ssize_t>1) * 2
+    cdef Py_ssize_t end = 0
+    cdef Py_ssize_t stop = 0
+    cdef Py_ssize_t begin, g
+    cdef bint keep = t.grad != NULL
+    cdef double share = 1.0 / t.divisor
+    cdef int i
+    while end == stop and end < groups:
+        begin = end
+        stop = min(groups, begin + together)
+        end = sum_groups(t, first + begin * LANES, begin, stop, &k, &s, e if keep else NULL, low)
+        if not keep:
+            continue
+        multiply_groups(&s, begin, end, &k, product if t.sums != NULL else NULL)
+        for g in range(begin, end):
+            for i in range(LANES):
+                r.total[i] = s.rest[g * LANES + i] + s.term[g * LANES + i]
+                r.p_factor[i] = share
+            vf_store(at_labels + g * LANES, set_small_factors(factors + g, r.p_factor, s.rest + g * LANES, r.total))
+        for g in range(begin, end):
+            write_short_rows(t, first + g * LANES, LANES, r, factors + g, vf_load(s.labels + g * LANES),
+                             vf_load(at_labels + g * LANES), k.floor, k.floor, e + (g - begin) * size,
+                             low + (g - begin) * size, buffer)
+    if not keep:
+        multiply_groups(&s, 0, end, &k, product)
+    return end
+
+
 cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, bint weighted, Product* product,
                       int64_t* count, Rows* r) noexcept nogil:
-    """Up to 16 short rows, the plain loss and what it wants of derivatives: False if a logit is larger than 30 in size,
-    or a gradient's factor too large or too small. The bits of each row are those of `float_lanes`.
+    """Up to 16 short rows, the plain loss and what it wants of derivatives: False if a logit is too large or too small,
+    or a gradient's factor. The bits of each row are those of `float_lanes`.
 
     Then no exponential needs a shift, and none can be lost: no maximum is looked for, and each class is read once. OUT
     losses, in r; or, of a sum without weights, factors into the product. Rows that take part are added to count.
@@ -542,7 +664,6 @@ cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, bint wei
     cdef double weights[LANES]
     cdef double rest[LANES]
     cdef double label_term[LANES]
-    cdef double v[LANES]
     cdef LaneFactors factors
     cdef Columns s
     cdef ColumnSums sums = no_columns()
@@ -569,13 +690,13 @@ cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, bint wei
 
     # 1. Sums.
     label = vf_load(labels)
-    take_columns(x, classes, further, &k, label, &s, e)
+    take_columns(x, classes, further, &k, label, &s, e, LANES)
     label_e = exp_with_low(vf_max(k.floor, s.logit), &k, &label_low)
     set_terms(label_e, label_low, label_term)
     sum_columns(e, classes, &k, &sums, e if keep else NULL, low)
 
     # 2. Losses.
-    if vf_any_less(s.smallest, vf_set(-30.0)):
+    if not are_near(x, classes, &s):
         return False
     store_sums(&sums, rest)
     if not usual:
@@ -587,9 +708,8 @@ cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, bint wei
                 rest[i] = 0.0
     count[0] = counted
     if t.sums != NULL and not weighted:
-        for i in range(LANES):
-            v[i] = rest[i] / label_term[i]
-        multiply(product, v)
+        multiply(product, vd_div(vd_load(rest), vd_load(label_term)),
+                 vd_div(vd_load(rest + 8), vd_load(label_term + 8)))
     elif t.sums != NULL or t.losses != NULL:
         losses_from_sums(rest, label_term, 1.0, r.loss)
         for i in range(LANES):

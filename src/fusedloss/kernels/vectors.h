@@ -18,11 +18,6 @@ static inline int fl_trailing_zeros(unsigned a) { unsigned long i; _BitScanForwa
 #else
 static inline int fl_trailing_zeros(unsigned a) { return __builtin_ctz(a); }
 #endif
-/* Four numbers of a row that has `width`, 2 to 4: nothing is read beyond its end. */
-static inline __m128 fl_row_end(const float *p, long width) {
-    static const int32_t from[5][4] = {{0}, {0}, {2, 3, 3, 3}, {1, 2, 3, 3}, {0, 1, 2, 3}};
-    return _mm_permutevar_ps(_mm_loadu_ps(p + width - 4), _mm_loadu_si128((const __m128i *)from[width]));
-}
 /* Four numbers of each of four rows, which begin `stride` numbers apart, to out[16 c + row]. */
 static inline void fl_four_columns(const double *p, long stride, double *out) {
     const __m256d a = _mm256_loadu_pd(p), b = _mm256_loadu_pd(p + stride);
@@ -33,14 +28,6 @@ static inline void fl_four_columns(const double *p, long stride, double *out) {
     _mm256_storeu_pd(out + 16, _mm256_permute2f128_pd(f, h, 0x20));
     _mm256_storeu_pd(out + 32, _mm256_permute2f128_pd(e, g, 0x31));
     _mm256_storeu_pd(out + 48, _mm256_permute2f128_pd(f, h, 0x31));
-}
-/* The first `width` of four numbers, 2 to 4. */
-static inline void fl_store_start(float *p, __m128 v, long width) {
-    switch (width) {
-        case 4: _mm_storeu_ps(p, v); return;
-        case 3: _mm_store_ss(p + 2, _mm_movehl_ps(v, v)); /* fall through */
-        default: _mm_storel_pi((__m64 *)p, v);
-    }
 }
 #endif
 
@@ -157,10 +144,11 @@ static inline vd vd_load_part(const double *p, long n, double rest) {
     return _mm512_mask_loadu_pd(_mm512_set1_pd(rest), n < 8 ? (__mmask8)(n < 0 ? 0 : (1u << n) - 1) : 0xff, p);
 }
 /* Columns of rows: `width` <= 4 numbers of each of 16 rows, which begin `stride` numbers apart, to as many vectors,
- * lane = row. A width below 4 is a whole row (stride = width), so that four numbers can be read of all rows but the last. */
-static inline __m512 fl_four_rows(const float *p, long stride, __m128 last) {
+ * lane = row. A width below 4 is a whole row (stride = width). */
+static inline __m512 fl_four_rows(const float *p, long stride) {
     const __m256 a = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + 4 * stride), 1);
-    const __m256 b = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p + 8 * stride)), last, 1);
+    p += 8 * stride;
+    const __m256 b = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + 4 * stride), 1);
     return _mm512_insertf32x8(_mm512_castps256_ps512(a), b, 1);
 }
 static inline void fl_transpose(vf *v) {
@@ -173,21 +161,55 @@ static inline void fl_transpose(vf *v) {
     v[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
     v[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
 }
+/* Of rows of two or three numbers, which are as many vectors. */
+static inline void fl_load_two_columns(const float *p, vf *v) {
+    const __m512i evens = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const vf a = vf_load(p), b = vf_load(p + 16);
+    v[0] = _mm512_permutex2var_ps(a, evens, b);
+    v[1] = _mm512_permutex2var_ps(a, _mm512_add_epi32(evens, _mm512_set1_epi32(1)), b);
+}
+static inline void fl_load_three_columns(const float *p, vf *v) {
+    /* Number 3 i + column, the last five of them in the third vector. */
+    const __m512i places = _mm512_setr_epi32(0, 3, 6, 9, 12, 15, 18, 21, 24, 27, 30, 33, 36, 39, 42, 45);
+    const vf a = vf_load(p), b = vf_load(p + 16), c = vf_load(p + 32);
+    for (int i = 0; i < 3; i++) {
+        const __m512i at = _mm512_add_epi32(places, _mm512_set1_epi32(i));
+        const vf first = _mm512_permutex2var_ps(a, at, b);
+        v[i] = _mm512_mask_permutexvar_ps(first, i < 2 ? 0xf800 : 0xfc00, at, c);
+    }
+}
 static inline void vf_load_columns(const float *p, long stride, long width, vf *v) {
     if (width == 1) { v[0] = vf_load(p); return; }
-    for (long i = 0; i < 3; i++) v[i] = fl_four_rows(p + i * stride, stride, _mm_loadu_ps(p + (12 + i) * stride));
-    v[3] = fl_four_rows(p + 3 * stride, stride, fl_row_end(p + 15 * stride, width));
+    if (width == 2) { fl_load_two_columns(p, v); return; }
+    if (width == 3) { fl_load_three_columns(p, v); return; }
+    for (long i = 0; i < 4; i++) v[i] = fl_four_rows(p + i * stride, stride);
     fl_transpose(v);
 }
 /* The reverse; nothing else is written. The vectors are spoilt. */
+static inline void fl_store_two_columns(float *p, const vf *v) {
+    const __m512i places = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    vf_store(p, _mm512_permutex2var_ps(v[0], places, v[1]));
+    vf_store(p + 16, _mm512_permutex2var_ps(v[0], _mm512_add_epi32(places, _mm512_set1_epi32(8)), v[1]));
+}
+static inline void fl_store_three_columns(float *p, const vf *v) {
+    /* Numbers of the first two columns, 16 being added for the second, and of the third where a bit is set. */
+    const __m512i a = _mm512_setr_epi32(0, 16, 0, 1, 17, 1, 2, 18, 2, 3, 19, 3, 4, 20, 4, 5);
+    const __m512i b = _mm512_setr_epi32(21, 5, 6, 22, 6, 7, 23, 7, 8, 24, 8, 9, 25, 9, 10, 26);
+    const __m512i c = _mm512_setr_epi32(10, 11, 27, 11, 12, 28, 12, 13, 29, 13, 14, 30, 14, 15, 31, 15);
+    vf_store(p, _mm512_mask_permutexvar_ps(_mm512_permutex2var_ps(v[0], a, v[1]), 0x4924, a, v[2]));
+    vf_store(p + 16, _mm512_mask_permutexvar_ps(_mm512_permutex2var_ps(v[0], b, v[1]), 0x2492, b, v[2]));
+    vf_store(p + 32, _mm512_mask_permutexvar_ps(_mm512_permutex2var_ps(v[0], c, v[1]), 0x9249, c, v[2]));
+}
 static inline void vf_store_columns(float *p, long stride, long width, vf *v) {
     if (width == 1) { vf_store(p, v[0]); return; }
+    if (width == 2) { fl_store_two_columns(p, v); return; }
+    if (width == 3) { fl_store_three_columns(p, v); return; }
     fl_transpose(v);
     for (long i = 0; i < 4; i++, p += stride) {
-        fl_store_start(p, _mm512_castps512_ps128(v[i]), width);
-        fl_store_start(p + 4 * stride, _mm512_extractf32x4_ps(v[i], 1), width);
-        fl_store_start(p + 8 * stride, _mm512_extractf32x4_ps(v[i], 2), width);
-        fl_store_start(p + 12 * stride, _mm512_extractf32x4_ps(v[i], 3), width);
+        _mm_storeu_ps(p, _mm512_castps512_ps128(v[i]));
+        _mm_storeu_ps(p + 4 * stride, _mm512_extractf32x4_ps(v[i], 1));
+        _mm_storeu_ps(p + 8 * stride, _mm512_extractf32x4_ps(v[i], 2));
+        _mm_storeu_ps(p + 12 * stride, _mm512_extractf32x4_ps(v[i], 3));
     }
 }
 static inline void vd_store_part(double *p, vd a, long n) {
@@ -454,31 +476,69 @@ static inline void fl_transpose(__m256 *v) {
     v[2] = _mm256_castpd_ps(_mm256_unpacklo_pd(b, d));
     v[3] = _mm256_castpd_ps(_mm256_unpackhi_pd(b, d));
 }
+/* Of eight rows of two or three numbers, which are as many vectors. */
+static inline void fl_load_two_columns(const float *p, __m256 *v) {
+    const __m256 a = _mm256_loadu_ps(p), b = _mm256_loadu_ps(p + 8);
+    v[0] = _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(_mm256_shuffle_ps(a, b, 0x88)), 0xd8));
+    v[1] = _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(_mm256_shuffle_ps(a, b, 0xdd)), 0xd8));
+}
+static inline void fl_store_two_columns(float *p, const __m256 *v) {
+    const __m256 a = _mm256_unpacklo_ps(v[0], v[1]), b = _mm256_unpackhi_ps(v[0], v[1]);
+    _mm256_storeu_ps(p, _mm256_permute2f128_ps(a, b, 0x20));
+    _mm256_storeu_ps(p + 8, _mm256_permute2f128_ps(a, b, 0x31));
+}
+/* Numbers 3 i of the 24, 3 i + 1, or 3 i + 2, which no two vectors have in the same lane. */
+#define FL_EVERY_THIRD(a, b, c, first, second) _mm256_blend_ps(_mm256_blend_ps(a, b, first), c, second)
+static inline void fl_load_three_columns(const float *p, __m256 *v) {
+    const __m256 a = _mm256_loadu_ps(p), b = _mm256_loadu_ps(p + 8), c = _mm256_loadu_ps(p + 16);
+    const __m256i zero = _mm256_setr_epi32(0, 3, 6, 1, 4, 7, 2, 5), one = _mm256_setr_epi32(1, 4, 7, 2, 5, 0, 3, 6);
+    const __m256i two = _mm256_setr_epi32(2, 5, 0, 3, 6, 1, 4, 7);
+    v[0] = _mm256_permutevar8x32_ps(FL_EVERY_THIRD(a, b, c, 0x92, 0x24), zero);
+    v[1] = _mm256_permutevar8x32_ps(FL_EVERY_THIRD(a, b, c, 0x24, 0x49), one);
+    v[2] = _mm256_permutevar8x32_ps(FL_EVERY_THIRD(a, b, c, 0x49, 0x92), two);
+}
+static inline void fl_store_three_columns(float *p, const __m256 *v) {
+    const __m256 a = _mm256_permutevar8x32_ps(v[0], _mm256_setr_epi32(0, 3, 6, 1, 4, 7, 2, 5));
+    const __m256 b = _mm256_permutevar8x32_ps(v[1], _mm256_setr_epi32(5, 0, 3, 6, 1, 4, 7, 2));
+    const __m256 c = _mm256_permutevar8x32_ps(v[2], _mm256_setr_epi32(2, 5, 0, 3, 6, 1, 4, 7));
+    _mm256_storeu_ps(p, FL_EVERY_THIRD(a, b, c, 0x92, 0x24));
+    _mm256_storeu_ps(p + 8, FL_EVERY_THIRD(a, b, c, 0x24, 0x49));
+    _mm256_storeu_ps(p + 16, FL_EVERY_THIRD(a, b, c, 0x49, 0x92));
+}
+static inline void fl_load_four_columns(const float *p, long stride, __m256 *v) {
+    for (long i = 0; i < 4; i++, p += stride) v[i] = fl_two_rows(_mm_loadu_ps(p), _mm_loadu_ps(p + 4 * stride));
+    fl_transpose(v);
+}
+static inline void fl_store_four_columns(float *p, long stride, __m256 *v) {
+    fl_transpose(v);
+    for (long i = 0; i < 4; i++, p += stride) {
+        _mm_storeu_ps(p, _mm256_castps256_ps128(v[i]));
+        _mm_storeu_ps(p + 4 * stride, _mm256_extractf128_ps(v[i], 1));
+    }
+}
+static inline void fl_load_columns(const float *p, long stride, long width, __m256 *v) {
+    if (width == 2) fl_load_two_columns(p, v);
+    else if (width == 3) fl_load_three_columns(p, v);
+    else fl_load_four_columns(p, stride, v);
+}
+static inline void fl_store_columns(float *p, long stride, long width, __m256 *v) {
+    if (width == 2) fl_store_two_columns(p, v);
+    else if (width == 3) fl_store_three_columns(p, v);
+    else fl_store_four_columns(p, stride, v);
+}
 static inline void vf_load_columns(const float *p, long stride, long width, vf *v) {
     if (width == 1) { v[0] = vf_load(p); return; }
     __m256 a[4], b[4];
-    const float *q = p + 8 * stride;
-    for (long i = 0; i < 4; i++) {
-        a[i] = fl_two_rows(_mm_loadu_ps(p + i * stride), _mm_loadu_ps(p + (4 + i) * stride));
-        b[i] = fl_two_rows(_mm_loadu_ps(q + i * stride),
-                           i < 3 ? _mm_loadu_ps(q + (4 + i) * stride) : fl_row_end(q + 7 * stride, width));
-    }
-    fl_transpose(a);
-    fl_transpose(b);
-    for (int i = 0; i < 4; i++) v[i] = FL_F(a[i], b[i]);
+    fl_load_columns(p, stride, width, a);
+    fl_load_columns(p + 8 * stride, stride, width, b);
+    for (int i = 0; i < width; i++) v[i] = FL_F(a[i], b[i]);
 }
 static inline void vf_store_columns(float *p, long stride, long width, vf *v) {
     if (width == 1) { vf_store(p, v[0]); return; }
     __m256 a[4], b[4];
-    for (int i = 0; i < 4; i++) { a[i] = v[i].a; b[i] = v[i].b; }
-    fl_transpose(a);
-    fl_transpose(b);
-    for (long i = 0; i < 4; i++, p += stride) {
-        fl_store_start(p, _mm256_castps256_ps128(a[i]), width);
-        fl_store_start(p + 4 * stride, _mm256_extractf128_ps(a[i], 1), width);
-        fl_store_start(p + 8 * stride, _mm256_castps256_ps128(b[i]), width);
-        fl_store_start(p + 12 * stride, _mm256_extractf128_ps(b[i], 1), width);
-    }
+    for (int i = 0; i < width; i++) { a[i] = v[i].a; b[i] = v[i].b; }
+    fl_store_columns(p, stride, width, a);
+    fl_store_columns(p + 8 * stride, stride, width, b);
 }
 static inline __m256i fl_first_wide(long n) {
     static const int64_t ones[8] = {-1, -1, -1, -1, 0, 0, 0, 0};

@@ -29,7 +29,7 @@ cdef struct Batch:
     float power[LANES]         # ... and the two numbers that sums would have for it
     float t[LANES]
     double sums[LANES]         # over all other classes, ...
-    double most[LANES]         # ... none of which has a larger term
+    double parts[128]          # ... and the eight that each of these is of: 8 LANES
     double factor[LANES]       # of exponentials in gradients
     Py_ssize_t stride          # of rows in `powers`
     float powers[4096]         # 2 BATCHED: powers, and t
@@ -57,10 +57,16 @@ cdef inline void begin_short_row(const float* x, Py_ssize_t classes, Py_ssize_t 
         vf_store(row.without, vf_if_equal(vf_count(), vf_set(<float>(hole % LANES)), vf_set(-INFINITY), vf_load(p)))
 
 
+cdef inline const float* vector_in(const float* x, Py_ssize_t full, Py_ssize_t apart, const ShortRow* row,
+                                   Py_ssize_t i) noexcept nogil:
+    """Where vector i of a row is whose x, full and apart are those of `row`, which stores might have changed."""
+    cdef const float* p = &row.end[0] if i == full else x + i * LANES
+    return &row.without[0] if i == apart else p
+
+
 cdef inline vf argument_in(const ShortRow* row, Py_ssize_t i, vf ceiling, const Exponents* k) noexcept nogil:
     """argument_of vector i."""
-    cdef const float* p = &row.end[0] if i == row.full else row.x + i * LANES
-    return argument_of(&row.without[0] if i == row.apart else p, ceiling, k)
+    return argument_of(vector_in(row.x, row.full, row.apart, row, i), ceiling, k)
 
 
 cdef inline void end_short_row(RowSum* s, double* sums) noexcept nogil:
@@ -90,34 +96,38 @@ cdef inline void sum_short_row(const float* x, Py_ssize_t classes, Py_ssize_t ho
     end_short_row(&s, sums)
 
 
-cdef inline void sum_two_short_rows(const float* x, Py_ssize_t classes, const int32_t* hole, const Exponents* k,
-                                    float* powers, Py_ssize_t stride, bint keep, double* sums) noexcept nogil:
-    """sum_short_row of this row and the next: two vectors are half done when the next two begin."""
+cdef inline void sum_two_short_rows(const float* x, Py_ssize_t classes, const ShortRow* row, const ShortRow* next,
+                                    const Exponents* k, Two* two, float* powers, Py_ssize_t stride, bint keep,
+                                    double* sums) noexcept nogil:
+    """sum_short_row of the row at x and the next one, whose first vectors are half done: two more are when these end."""
     cdef vf ceiling = vf_set(<float>CEILING)
     cdef vf power, power_too, t, t_too
-    cdef ShortRow row, row_too
     cdef RowSum s = nothing_summed()
     cdef RowSum s_too = nothing_summed()
-    cdef Two two = two_of_nothing()
     cdef Py_ssize_t vectors = (classes + LANES - 1) // LANES
-    cdef Py_ssize_t i, following
+    cdef Py_ssize_t full = classes // LANES
+    cdef Py_ssize_t apart = row[0].apart
+    cdef Py_ssize_t apart_too = row[1].apart
+    cdef Py_ssize_t i
     cdef const float* further = x + LANES * classes
-    begin_short_row(x, classes, hole[0], &row)
-    begin_short_row(x + classes, classes, hole[1], &row_too)
-    two_exp_parts(argument_in(&row, 0, ceiling, k), argument_in(&row_too, 0, ceiling, k), k, True, False, &two, &power,
-                  &power_too, &t, &t_too)
-    for i in range(vectors):
+    for i in range(vectors - 1):
         fl_prefetch(further + i * LANES)
         fl_prefetch(further + classes + i * LANES)
-        # After the last one it is done again, for nothing.
-        following = min(i + 1, vectors - 1)
-        two_exp_parts(argument_in(&row, following, ceiling, k), argument_in(&row_too, following, ceiling, k), k, True,
-                      False, &two, &power, &power_too, &t, &t_too)
+        two_exp_parts(argument_of(vector_in(x, full, apart, row, i + 1), ceiling, k),
+                      argument_of(vector_in(x + classes, full, apart_too, row + 1, i + 1), ceiling, k), k, True,
+                      False, two, &power, &power_too, &t, &t_too)
         add_parts(power, t, &s, powers + i * LANES, BATCHED, keep)
         add_parts(power_too, t_too, &s_too, powers + stride + i * LANES, BATCHED, keep)
         if i % GROUPED == GROUPED - 1:
             add_rests(&s)
             add_rests(&s_too)
+    i = vectors - 1
+    fl_prefetch(further + i * LANES)
+    fl_prefetch(further + classes + i * LANES)
+    two_exp_parts(argument_in(next, 0, ceiling, k), argument_in(next + 1, 0, ceiling, k), k, True,
+                  False, two, &power, &power_too, &t, &t_too)
+    add_parts(power, t, &s, powers + i * LANES, BATCHED, keep)
+    add_parts(power_too, t_too, &s_too, powers + stride + i * LANES, BATCHED, keep)
     end_short_row(&s, sums)
     end_short_row(&s_too, sums + 8)
 
@@ -125,12 +135,30 @@ cdef inline void sum_two_short_rows(const float* x, Py_ssize_t classes, const in
 cdef inline void sum_rows_of(Batch* b, Py_ssize_t classes, bint keep, double* sums) noexcept nogil:
     """OUT sums: eight of each row."""
     cdef Exponents k = cut_exponents_of(0.0, True)
+    cdef vf ceiling = vf_set(<float>CEILING)
+    cdef vf power, power_too, t, t_too
+    cdef ShortRow rows[4]
+    cdef ShortRow* row = rows
+    cdef ShortRow* following = &rows[2]
+    cdef Two two = two_of_nothing()
     cdef const float* x = b.x
     cdef float* powers = b.powers
     cdef int i = b.begin
-    if FL_WIDE:
+    if FL_WIDE and i + 1 < b.end:
+        begin_short_row(x, classes, b.hole[i], row)
+        begin_short_row(x + classes, classes, b.hole[i + 1], row + 1)
+        two_exp_parts(argument_in(row, 0, ceiling, &k), argument_in(row + 1, 0, ceiling, &k), &k, True, False,
+                      &two, &power, &power_too, &t, &t_too)
         while i + 1 < b.end:
-            sum_two_short_rows(x, classes, b.hole + i, &k, powers, b.stride, keep, sums + 8 * i)
+            if i + 3 < b.end:
+                begin_short_row(x + 2 * classes, classes, b.hole[i + 2], following)
+                begin_short_row(x + 3 * classes, classes, b.hole[i + 3], following + 1)
+            else:
+                # Any will do after the last one.
+                following = row
+            sum_two_short_rows(x, classes, row, following, &k, &two, powers, b.stride, keep, sums + 8 * i)
+            following = row
+            row = &rows[2] if row == rows else rows
             x += 2 * classes
             powers += 2 * b.stride
             i += 2
@@ -143,15 +171,14 @@ cdef inline void sum_rows_of(Batch* b, Py_ssize_t classes, bint keep, double* su
 
 cdef void sum_batch(Batch* b, Py_ssize_t classes, bint keep) noexcept nogil:
     """OUT sums of its rows."""
-    cdef double parts[128]      # 8 LANES
     cdef int i
     if keep:
-        sum_rows_of(b, classes, True, parts)
+        sum_rows_of(b, classes, True, b.parts)
     else:
-        sum_rows_of(b, classes, False, parts)
-    for i in range(b.begin, b.end):
-        b.sums[i] = fold_eight(&parts[8 * i])
-        b.most[i] = largest_of_eight(&parts[8 * i])
+        sum_rows_of(b, classes, False, b.parts)
+    # Those of earlier batches, too, and of rows that are not there yet.
+    vd_store(b.sums, vd_folded(b.parts))
+    vd_store(b.sums + 8, vd_folded(b.parts + 64))
 
 
 cdef void find_holes(const Softmax* t, Batch* b, Py_ssize_t n, Rows* r, int64_t* count) noexcept nogil:
@@ -212,9 +239,10 @@ cdef void set_holes(const Softmax* t, Batch* b) noexcept nogil:
     y = vf_min(vf_set(<float>CEILING), vf_max(k.floor, vf_load(logits)))
     e = exp_with_low(y, &k, &low)
     set_terms(e, low, b.term)
-    exp_parts_of(y, &of_sums, True, &power, &rest)
-    vf_store(b.power, power)
-    vf_store(b.t, rest)
+    if t.grad != NULL:
+        exp_parts_of(y, &of_sums, True, &power, &rest)
+        vf_store(b.power, power)
+        vf_store(b.t, rest)
     for i in range(LANES):
         b.logit[i] = logits[i]
         b.term[i] = b.term[i] if b.hole[i] >= 0 else 0.0
@@ -323,7 +351,7 @@ cdef void find_batch_peaks(const Softmax* t, const Batch* b, Rows* r) noexcept n
         r.peak[i] = -1
     for i in range(b.begin, b.end):
         if b.taken[i]:
-            find_peak(t, b.first + i, b.hole[i], b.term[i], b.sums[i], b.most[i], r, i)
+            find_peak(t, b.first + i, b.hole[i], b.term[i], b.sums[i], largest_of_eight(&b.parts[8 * i]), r, i)
 
 
 cdef void logs_of_batch(const double* rest, const double* term, double one, double* logs) noexcept nogil:
@@ -588,8 +616,9 @@ cdef bint batched_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, bint we
         for i in range(LANES):
             weights[i] = 1.0
     if n > size or n < LANES:
+        memset(b.parts, 0, sizeof(b.parts))
         for i in range(LANES):
-            b.sums[i] = 1.0
+            b.parts[8 * i] = 1.0
             b.taken[i] = 0
     if options or t.hess != NULL or t.kind == LOG_SOFTMAX:
         clear_extras(r)

@@ -54,6 +54,7 @@ cdef extern from "vectors.h":
     vd vd_even_tiny(vf a) noexcept nogil              # numbers 0, 2, ..., 14 times 2^-896, cut
     vd vd_odd_tiny(vf a) noexcept nogil               # ... 1, 3, ..., 15
     const double FL_FROM_TINY                         # 2^896
+    vd vd_folded(const double* p) noexcept nogil      # sums of 8 rows of 8, in the order 8 -> 4 -> 2 -> 1
     void vd_zip(vd* a, vd* b) noexcept nogil          # numbers 0, 2, ... and 1, 3, ... of 16: the first 8, the others
     vd vd_from_floats(const float* p) noexcept nogil
     vd vd_add(vd a, vd b) noexcept nogil

@@ -245,6 +245,18 @@ static inline vd vd_sub_bits(vd a, vd b) {
 static inline vd vd_add_bits(vd a, vd b) {
     return _mm512_castsi512_pd(_mm512_add_epi64(_mm512_castpd_si512(a), _mm512_castpd_si512(b)));
 }
+/* Sums of 8 rows of 8 numbers each, in the order 8 -> 4 -> 2 -> 1. */
+static inline vd fl_four_of(const double *p) {
+    const vd a = vd_load(p), b = vd_load(p + 8), c = vd_load(p + 16), d = vd_load(p + 24);
+    const vd ab = vd_add(_mm512_shuffle_f64x2(a, b, 0x44), _mm512_shuffle_f64x2(a, b, 0xee));
+    const vd cd = vd_add(_mm512_shuffle_f64x2(c, d, 0x44), _mm512_shuffle_f64x2(c, d, 0xee));
+    return vd_add(_mm512_shuffle_f64x2(ab, cd, 0x88), _mm512_shuffle_f64x2(ab, cd, 0xdd));
+}
+static inline vd vd_folded(const double *p) {
+    const vd a = fl_four_of(p), b = fl_four_of(p + 32);
+    const vd sums = vd_add(_mm512_unpacklo_pd(a, b), _mm512_unpackhi_pd(a, b));
+    return _mm512_permutexvar_pd(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), sums);
+}
 /* A table of 8 doubles, and its entries named by the low 3 bits of each lane. */
 static inline vdt vd_table(const double *p) { return _mm512_loadu_pd(p); }
 static inline vd vd_look_up(vdt table, vd index) { return _mm512_permutexvar_pd(_mm512_castpd_si512(index), table); }
@@ -540,6 +552,17 @@ static inline void vf_store_columns(float *p, long stride, long width, vf *v) {
     fl_store_columns(p, stride, width, a);
     fl_store_columns(p + 8 * stride, stride, width, b);
 }
+/* Sums of 8 rows of 8 numbers each, in the order 8 -> 4 -> 2 -> 1. */
+static inline __m256d fl_two_of(const double *p) {
+    return _mm256_add_pd(_mm256_loadu_pd(p), _mm256_loadu_pd(p + 4));
+}
+static inline __m256d fl_four_folded(const double *p) {
+    const __m256d a = fl_two_of(p), b = fl_two_of(p + 8), c = fl_two_of(p + 16), d = fl_two_of(p + 24);
+    const __m256d ac = _mm256_add_pd(_mm256_permute2f128_pd(a, c, 0x20), _mm256_permute2f128_pd(a, c, 0x31));
+    const __m256d bd = _mm256_add_pd(_mm256_permute2f128_pd(b, d, 0x20), _mm256_permute2f128_pd(b, d, 0x31));
+    return _mm256_add_pd(_mm256_unpacklo_pd(ac, bd), _mm256_unpackhi_pd(ac, bd));
+}
+static inline vd vd_folded(const double *p) { return FL_D(fl_four_folded(p), fl_four_folded(p + 32)); }
 static inline __m256i fl_first_wide(long n) {
     static const int64_t ones[8] = {-1, -1, -1, -1, 0, 0, 0, 0};
     return _mm256_loadu_si256((const __m256i *)(ones + 4 - (n < 0 ? 0 : n < 4 ? n : 4)));
@@ -740,6 +763,10 @@ static inline void fl_four_columns(const double *p, long stride, double *out) {
     for (int c = 0; c < 4; c++) for (int i = 0; i < 4; i++) out[16 * c + i] = p[i * stride + c];
 }
 static inline void vd_stream(double *p, vd a) { memcpy(p, &a, sizeof a); }
+static inline double fl_folded(const double *p) {
+    return ((p[0] + p[4]) + (p[2] + p[6])) + ((p[1] + p[5]) + (p[3] + p[7]));
+}
+static inline vd vd_folded(const double *p) { FL_LANEWISE(vd, 8, fl_folded(p + 8 * i)); }
 static inline vd vd_div(vd a, vd b) { FL_LANEWISE(vd, 8, a.x[i] / b.x[i]); }
 static inline vd vd_fms(vd a, vd b, vd c) { FL_LANEWISE(vd, 8, fma(a.x[i], b.x[i], -c.x[i])); }
 static inline vd vd_neg(vd a) { FL_LANEWISE(vd, 8, -a.x[i]); }

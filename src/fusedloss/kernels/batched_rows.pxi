@@ -99,7 +99,7 @@ cdef inline void sum_short_row(const float* x, Py_ssize_t classes, Py_ssize_t ho
 cdef inline void sum_two_short_rows(const float* x, Py_ssize_t classes, const ShortRow* row, const ShortRow* next,
                                     const Exponents* k, Two* two, float* powers, Py_ssize_t stride, bint keep,
                                     double* sums) noexcept nogil:
-    """sum_short_row of the row at x and the next one, whose first vectors are half done: two more are when these end."""
+    """sum_short_row of the row at x and the next, whose first vectors are half done: two more are when these end."""
     cdef vf ceiling = vf_set(<float>CEILING)
     cdef vf power, power_too, t, t_too
     cdef RowSum s = nothing_summed()

@@ -423,10 +423,34 @@ cdef inline void add_pair(vf e, vf f, vd* p_0, vd* p_1) noexcept nogil:
     p_1[0] = vd_fma(p_1[0], high, vd_add(p_1[0], high))
 
 
-cdef double add_binary_losses(const float* x, const float* t, const float* e, Py_ssize_t n, LogProducts* products,
+ctypedef fused narrow:
+    # Targets as they lie in memory.
+    float
+    uint8_t
+
+
+cdef inline vf load_target(const narrow* t) noexcept nogil:
+    if narrow is float:
+        return vf_load(t)
+    else:
+        return vf_from_bytes(t)
+
+
+cdef inline vf load_targets(const narrow* t, Py_ssize_t n) noexcept nogil:
+    """The first n, and 0 in the lanes beyond."""
+    cdef uint8_t bytes[LANES]
+    if narrow is float:
+        return vf_load_part(t, n, 0.0)
+    else:
+        memset(bytes, 0, sizeof(bytes))
+        memcpy(bytes, t, min(n, <Py_ssize_t>LANES))
+        return vf_from_bytes(bytes)
+
+
+cdef double add_binary_losses(const float* x, const narrow* t, const float* e, Py_ssize_t n, LogProducts* products,
                               bint masked, bint* moderate) noexcept nogil:
-    """Sum of c |x| over n <= CHUNK items; log(1 + e) goes to `products`. OUT moderate, unless NULL: all targets are
-    below 2 in size. Conversions to float64 cost more than what is converted: pairs of factors are multiplied, and four
+    """Sum of c |x| over n <= CHUNK items; log(1 + e) goes to `products`. OUT moderate, unless NULL: all targets,
+    floats then, are below 2 in size. Conversions to float64 cost more than what is converted: pairs of factors are multiplied, and four
     terms added, in float32.
 
     Masks cost a comparison for each item, and only infinities need them: where the sum is not finite it is made again
@@ -441,26 +465,28 @@ cdef double add_binary_losses(const float* x, const float* t, const float* e, Py
     cdef double total
     for k in range(full // WIDE):
         i = k * WIDE
-        fl_prefetch(t + i + CHUNK)
-        fl_prefetch(t + i + CHUNK + LANES)
-        fl_prefetch(t + i + CHUNK + 2 * LANES)
-        fl_prefetch(t + i + CHUNK + 3 * LANES)
-        if moderate != NULL:
-            bits = vi_or(vi_or(bits, vf_bits(vf_load(t + i))), vf_bits(vf_load(t + i + LANES)))
-            bits = vi_or(vi_or(bits, vf_bits(vf_load(t + i + 2 * LANES))), vf_bits(vf_load(t + i + 3 * LANES)))
+        # 4 KiB from what is read.
+        fl_prefetch(t + i + (4096 // sizeof(t[0])))
+        if narrow is float:
+            fl_prefetch(t + i + CHUNK + LANES)
+            fl_prefetch(t + i + CHUNK + 2 * LANES)
+            fl_prefetch(t + i + CHUNK + 3 * LANES)
+            if moderate != NULL:
+                bits = vi_or(vi_or(bits, vf_bits(vf_load(t + i))), vf_bits(vf_load(t + i + LANES)))
+                bits = vi_or(vi_or(bits, vf_bits(vf_load(t + i + 2 * LANES))), vf_bits(vf_load(t + i + 3 * LANES)))
         add_pair(vf_load(e + i), vf_load(e + i + LANES), &p_0, &p_1)
         add_pair(vf_load(e + i + 2 * LANES), vf_load(e + i + 3 * LANES), &p_2, &p_3)
         four = vf_add(
-            vf_add(minus_wrong(vf_load(x + i), vf_load(t + i), masked),
-                   minus_wrong(vf_load(x + i + LANES), vf_load(t + i + LANES), masked)),
-            vf_add(minus_wrong(vf_load(x + i + 2 * LANES), vf_load(t + i + 2 * LANES), masked),
-                   minus_wrong(vf_load(x + i + 3 * LANES), vf_load(t + i + 3 * LANES), masked)))
+            vf_add(minus_wrong(vf_load(x + i), load_target(t + i), masked),
+                   minus_wrong(vf_load(x + i + LANES), load_target(t + i + LANES), masked)),
+            vf_add(minus_wrong(vf_load(x + i + 2 * LANES), load_target(t + i + 2 * LANES), masked),
+                   minus_wrong(vf_load(x + i + 3 * LANES), load_target(t + i + 3 * LANES), masked)))
         sum_0 = vd_sub(sum_0, vd_low(four))
         sum_1 = vd_sub(sum_1, vd_high(four))
     for k in range((n - full + LANES - 1) // LANES):
         # Beyond the end 0 |0| is added, and e is 0.
         i = full + k * LANES
-        four = minus_wrong(vf_load_part(x + i, n - i, 0.0), vf_load_part(t + i, n - i, 0.0), masked)
+        four = minus_wrong(vf_load_part(x + i, n - i, 0.0), load_targets(t + i, n - i), masked)
         if k % 2 == 0:
             add_pair(vf_load(e + i), vf_set(0.0), &p_0, &p_1)
         else:
@@ -470,9 +496,10 @@ cdef double add_binary_losses(const float* x, const float* t, const float* e, Py
     total = fold_vectors(sum_0, sum_1)
     if not masked and not isfinite(total):
         return add_binary_losses(x, t, e, n, products, True, moderate)
-    if moderate != NULL:
-        vf_store(lanes, vf_of_bits(bits))
-        moderate[0] = all_moderate(lanes, LANES) and all_moderate(t + full, n - full)
+    if narrow is float:
+        if moderate != NULL:
+            vf_store(lanes, vf_of_bits(bits))
+            moderate[0] = all_moderate(lanes, LANES) and all_moderate(t + full, n - full)
     products.high[0] = p_0
     products.high[1] = p_1
     products.high[2] = p_2

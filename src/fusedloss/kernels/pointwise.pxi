@@ -71,6 +71,12 @@ cdef inline bint beyond_one(const Operand* a, Py_ssize_t first, Py_ssize_t n) no
     return any_beyond_one(<const uint64_t*>at, n)
 
 
+cdef inline bint as_bytes(const Pointwise* t) noexcept nogil:
+    """Whether the sum of losses is all that is wanted, and targets are bytes side by side."""
+    return (t.target.code <= U8 and t.target.contiguous and t.weight.data == NULL and t.pos_weight.data == NULL
+            and t.values == NULL and t.grad == NULL and t.sums != NULL)
+
+
 cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, Sum* total,
                                        LogProducts* products, char* bad, bint* wide, real tag) noexcept nogil:
     """a softplus(x) + b softplus(-x) with a = w (1 - t), b = w pos_weight t; e = exp(-|x|):
@@ -87,7 +93,7 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
     cdef real v[CHUNK]
     cdef real h[CHUNK]
     cdef const real* x = load(t.x, t.code, first, n, x_buffer)
-    cdef const real* y = load_operand(&t.target, first, n, buffer)
+    cdef const real* y
     cdef const real* w = NULL
     cdef const real* pos_weight = NULL
     cdef Factor f = reciprocal(1.0, t.divisor)
@@ -95,6 +101,13 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
     cdef bint moderate
     if BOOL < t.target.code < F16 and beyond_one(&t.target, first, n):
         bad[0] = 1
+    if real is float:
+        if as_bytes(t):
+            # They are read but once, and need no floats for that.
+            exp_of_minus_size(x, n, e, wide)
+            add(total, add_binary_losses(x, <const uint8_t*>t.target.data + first, e, n, products, False, NULL))
+            return
+    y = load_operand(&t.target, first, n, buffer)
     if t.weight.data == NULL and t.pos_weight.data == NULL and isfinite(f.high):
         if real is double or t.sums != NULL or t.grad != NULL:
             exp_of_minus_size(x, n, e, wide)

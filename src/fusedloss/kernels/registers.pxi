@@ -102,6 +102,7 @@ cdef extern from "vectors.h":
     int FL_WIDE
     vf vf_from_halves(const uint16_t* p) noexcept nogil
     vf vf_from_bfloats(const uint16_t* p) noexcept nogil
+    vf vf_from_bytes(const uint8_t* p) noexcept nogil
     vh vh_halves(vf a) noexcept nogil                 # to nearest, ties to even; nan keeps its first bits
     vh vh_bfloats(vf a) noexcept nogil                # likewise; of no nan
     void vh_store(uint16_t* p, vh a) noexcept nogil

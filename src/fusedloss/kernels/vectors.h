@@ -120,6 +120,9 @@ static inline vh vh_bfloats(vf a) {
 }
 static inline void vh_store(uint16_t *p, vh a) { _mm256_storeu_si256((__m256i *)p, a); }
 static inline void vh_stream(uint16_t *p, vh a) { _mm256_stream_si256((__m256i *)p, a); }
+static inline vf vf_from_bytes(const uint8_t *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
 static inline vf vf_from_bfloats(const uint16_t *p) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
 }
@@ -419,6 +422,11 @@ static inline vh vh_bfloats(vf a) {
 }
 static inline void vh_store(uint16_t *p, vh a) { _mm256_storeu_si256((__m256i *)p, a); }
 static inline void vh_stream(uint16_t *p, vh a) { _mm256_stream_si256((__m256i *)p, a); }
+static inline vf vf_from_bytes(const uint8_t *p) {
+    const __m128i bytes = _mm_loadu_si128((const __m128i *)p);
+    return FL_F(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)),
+                _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8))));
+}
 static inline vf vf_from_bfloats(const uint16_t *p) {
     return FL_F(_mm256_castsi256_ps(_mm256_slli_epi32(
                     _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16)),
@@ -729,6 +737,7 @@ static inline vf vf_table(const float *p) { FL_LANEWISE(vf, 16, p[i & 7]); }
 static inline vf vf_look_up(vf table, vi index) { FL_LANEWISE(vf, 16, table.x[index.x[i] & 7]); }
 /* Never called. */
 static inline vf vf_from_halves(const uint16_t *p) { (void)p; return vf_set(0); }
+static inline vf vf_from_bytes(const uint8_t *p) { FL_LANEWISE(vf, 16, p[i]); }
 static inline vf vf_from_bfloats(const uint16_t *p) { (void)p; return vf_set(0); }
 typedef struct { uint16_t x[16]; } vh;
 static inline vh vh_halves(vf a) { (void)a; return (vh){{0}}; }

@@ -661,6 +661,18 @@ def test_functions_of_any_layout_and_into_any_output(name, dtype, backend):
             )
 
 
+@pytest.mark.parametrize("size", [1, 70, 3000])
+def test_every_byte_of_a_bool_but_0_is_1(size, backend):
+    """As views of other memory have them."""
+    rng = np.random.default_rng(size)
+    x = rng.normal(size=size).astype("float32")
+    seen = rng.choice(np.array([0, 0, 1, 2, 128, 255], "uint8"), size=size)
+    for loss in (fl.binary_cross_entropy_with_logits, fl.mse_loss):
+        for reduction in ("sum", "none"):
+            got = loss(x, seen.view(bool), reduction=reduction)
+            np.testing.assert_array_equal(got, loss(x, seen != 0, reduction=reduction))
+
+
 # ------------------------------------------------------------------------------------ very large
 
 

@@ -106,6 +106,10 @@ cdef inline void sum_pairs(const float* y, Py_ssize_t columns, Py_ssize_t pairs,
         for pair in range(pairs):
             s = no_columns()
             s_too = no_columns()
+            vd_store(sums, s.rests_0)
+            vd_store(sums + 8, s.rests_1)
+            vd_store(sums + 16, s.rests_0)
+            vd_store(sums + 24, s.rests_1)
             for first in range(0, columns, 8):      # GROUPED
                 for c in range(first, min(first + GROUPED, columns)):
                     at = min(at + 1, last)
@@ -115,10 +119,20 @@ cdef inline void sum_pairs(const float* y, Py_ssize_t columns, Py_ssize_t pairs,
                     add_exponential(power_too, t_too, &s_too)
                     keep_column(power, t, c, e, low)
                     keep_column(power_too, t_too, columns + c, e, low)
-                add_rest(&s)
-                add_rest(&s_too)
-            store_sums(&s, sums + 2 * pair * LANES)
-            store_sums(&s_too, sums + (2 * pair + 1) * LANES)
+                # Where registers are not needed for them.
+                vd_store(sums, vd_add(vd_load(sums), vd_low(s.rest)))
+                vd_store(sums + 8, vd_add(vd_load(sums + 8), vd_high(s.rest)))
+                vd_store(sums + 16, vd_add(vd_load(sums + 16), vd_low(s_too.rest)))
+                vd_store(sums + 24, vd_add(vd_load(sums + 24), vd_high(s_too.rest)))
+                s.rest = vf_set(0.0)
+                s_too.rest = vf_set(0.0)
+            s.rests_0 = vd_load(sums)
+            s.rests_1 = vd_load(sums + 8)
+            s_too.rests_0 = vd_load(sums + 16)
+            s_too.rests_1 = vd_load(sums + 24)
+            store_sums(&s, sums)
+            store_sums(&s_too, sums + LANES)
+            sums += 2 * LANES
             if e != NULL:
                 e += 2 * columns * LANES
                 low += 2 * columns * LANES

@@ -71,10 +71,12 @@ cdef inline bint beyond_one(const Operand* a, Py_ssize_t first, Py_ssize_t n) no
     return any_beyond_one(<const uint64_t*>at, n)
 
 
-cdef inline bint as_bytes(const Pointwise* t) noexcept nogil:
-    """Whether the sum of losses is all that is wanted, and targets are bytes side by side."""
+cdef inline bint as_bytes(const Pointwise* t, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
+    """Whether the sum of losses is all that is wanted, and targets are bytes side by side, which are their numbers: as
+    a bool, each byte but 0 is 1."""
     return (t.target.code <= U8 and t.target.contiguous and t.weight.data == NULL and t.pos_weight.data == NULL
-            and t.values == NULL and t.grad == NULL and t.sums != NULL)
+            and t.values == NULL and t.grad == NULL and t.sums != NULL
+            and not (t.target.code == BOOL and beyond_one(&t.target, first, n)))
 
 
 cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_ssize_t n, Sum* total,
@@ -102,7 +104,7 @@ cdef inline void bce_with_logits_chunk(const Pointwise* t, Py_ssize_t first, Py_
     if BOOL < t.target.code < F16 and beyond_one(&t.target, first, n):
         bad[0] = 1
     if real is float:
-        if as_bytes(t):
+        if as_bytes(t, first, n):
             # They are read but once, and need no floats for that.
             exp_of_minus_size(x, n, e, wide)
             add(total, add_binary_losses(x, <const uint8_t*>t.target.data + first, e, n, products, False, NULL))

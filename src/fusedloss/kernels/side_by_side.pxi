@@ -533,20 +533,36 @@ cdef void write_short_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, con
         store(t.hess, t.code, first * t.classes, n * t.classes, <const float*>buffer, t.stream)
 
 
-cdef inline bint read_weights(const Softmax* t, Py_ssize_t first, const float* labels, double* weights) noexcept nogil:
-    """OUT s w_y of 16 rows, 1 where the label is negative: False if the gradients of one need float64 on the way."""
-    cdef double w
+cdef inline double weight_of(const char* weight, Code code, int32_t label) noexcept nogil:
+    # The usual dtypes first: load_one looks for them among all.
+    if code == F32:
+        return (<const float*>weight)[label]
+    if code == F64:
+        return (<const double*>weight)[label]
+    return load_one(weight, code, label)
+
+
+cdef inline bint read_weights(const Softmax* t, Py_ssize_t first, Py_ssize_t n, const float* labels,
+                              double* weights) noexcept nogil:
+    """OUT s w_y of n <= 16 rows, 1 where there is no row or its label is negative: False if the gradients of one need
+    float64 on the way."""
+    cdef double buffer[LANES]
+    cdef const double* samples
     cdef int i
     cdef bint small = True
     for i in range(LANES):
-        w = 1.0
-        if labels[i] >= <float>0.0:
-            if t.sample_weight != NULL:
-                w = load_one(t.sample_weight, t.sample_code, first + i)
-            if t.weight != NULL:
-                w = w * load_one(t.weight, t.weight_code, <Py_ssize_t>labels[i])
-            small = small and holds(w / t.divisor)
-        weights[i] = w
+        weights[i] = 1.0
+    if t.sample_weight != NULL:
+        samples = load(t.sample_weight, t.sample_code, first, n, buffer)
+        for i in range(<int>n):
+            weights[i] = samples[i]
+    if t.weight != NULL:
+        for i in range(LANES):
+            if labels[i] >= <float>0.0:
+                weights[i] = weights[i] * weight_of(t.weight, t.weight_code, <int32_t>labels[i])
+    for i in range(LANES):
+        weights[i] = weights[i] if labels[i] >= <float>0.0 else 1.0
+        small &= (labels[i] < <float>0.0) | holds(weights[i] / t.divisor)
     return small
 
 
@@ -557,9 +573,10 @@ cdef struct Groups:
     float logits[8 * 16]             # of the labels ...
     double term[8 * 16]              # ... and their exponentials
     double rest[8 * 16]              # the sum of all others
+    double weights[8 * 16]           # s w_y, if there are any
 
 
-cdef inline Py_ssize_t sum_groups(const Softmax* t, Py_ssize_t first, Py_ssize_t begin, Py_ssize_t end,
+cdef inline Py_ssize_t sum_groups(const Softmax* t, Py_ssize_t first, Py_ssize_t begin, Py_ssize_t end, bint weighted,
                                   const Exponents* k, Groups* s, float* e, float* low) noexcept nogil:
     """The sums of the groups begin..end, from row `first` on. OUT e and low, unless NULL. Where they end: at the first
     that is not as direct_groups wants it."""
@@ -578,6 +595,9 @@ cdef inline Py_ssize_t sum_groups(const Softmax* t, Py_ssize_t first, Py_ssize_t
                      s.y + (done // 2 * classes * 2 + done % 2) * LANES, 2 * LANES)
         if not are_near(x, classes, &found):
             break
+        if weighted and not read_weights(t, first, LANES, s.labels + (begin + done) * LANES,
+                                         s.weights + (begin + done) * LANES) and e != NULL:
+            break
         vf_store(s.logits + (begin + done) * LANES, found.logit)
         done += 1
         first += LANES
@@ -588,28 +608,40 @@ cdef inline Py_ssize_t sum_groups(const Softmax* t, Py_ssize_t first, Py_ssize_t
     return begin + done
 
 
-cdef inline void multiply_groups(Groups* s, Py_ssize_t begin, Py_ssize_t end, const Exponents* k,
-                                 Product* product) noexcept nogil:
-    """OUT term. The product takes the factors of these groups, unless it is NULL."""
-    cdef Product p
+cdef inline void set_label_terms(Groups* s, Py_ssize_t begin, Py_ssize_t end, const Exponents* k) noexcept nogil:
     cdef vf e, low
     cdef Py_ssize_t at
-    if product != NULL:
-        p = product[0]
     for at in range(begin * LANES, end * LANES, 16):      # LANES
         e = exp_with_low(vf_max(k.floor, vf_load(s.logits + at)), k, &low)
         set_terms(e, low, s.term + at)
-        if product != NULL:
-            multiply(&p, vd_div(vd_load(s.rest + at), vd_load(s.term + at)),
-                     vd_div(vd_load(s.rest + at + 8), vd_load(s.term + at + 8)))
-    if product != NULL:
-        product[0] = p
 
 
-cdef Py_ssize_t direct_groups(const Softmax* t, Py_ssize_t first, Py_ssize_t groups, Product* product,
-                              Rows* r) noexcept nogil:
-    """direct_rows of up to MULTIPLIED whole groups of usual labels without weights, of which neither Hessians nor the
-    losses of rows are wanted. How many there are before the first that is not so.
+cdef inline void multiply_groups(const Groups* s, Py_ssize_t begin, Py_ssize_t end, Product* product) noexcept nogil:
+    """The product takes the factors of these groups."""
+    cdef Product p = product[0]      # in registers, perhaps
+    cdef Py_ssize_t at
+    for at in range(begin * LANES, end * LANES, 16):      # LANES
+        multiply(&p, vd_div(vd_load(s.rest + at), vd_load(s.term + at)),
+                 vd_div(vd_load(s.rest + at + 8), vd_load(s.term + at + 8)))
+    product[0] = p
+
+
+cdef void add_weighted_groups(const Groups* s, Py_ssize_t begin, Py_ssize_t end, LaneSums* total) noexcept nogil:
+    cdef double loss[LANES]
+    cdef Py_ssize_t at
+    cdef int i
+    for at in range(begin * LANES, end * LANES, 16):      # LANES
+        losses_from_sums(s.rest + at, s.term + at, 1.0, loss)
+        for i in range(LANES):
+            loss[i] = times(s.weights[at + i], loss[i])
+        add_lanes(total, loss)
+
+
+cdef Py_ssize_t direct_groups(const Softmax* t, Py_ssize_t first, Py_ssize_t groups, bint weighted, Product* product,
+                              LaneSums* total, Rows* r) noexcept nogil:
+    """direct_rows of up to MULTIPLIED whole groups of usual labels, of which neither Hessians nor the losses of rows
+    are wanted: the product takes these, or the total, if there are weights. How many there are before the first that
+    is not so.
 
     What a group does beside its sums takes as long as they do, and each step of it waits for the one before: here the
     steps of some groups are taken together."""
@@ -626,26 +658,32 @@ cdef Py_ssize_t direct_groups(const Softmax* t, Py_ssize_t first, Py_ssize_t gro
     cdef Py_ssize_t stop = 0
     cdef Py_ssize_t begin, g
     cdef bint keep = t.grad != NULL
-    cdef double share = 1.0 / t.divisor
+    cdef double divisor = t.divisor
     cdef int i
     while end == stop and end < groups:
         begin = end
         stop = min(groups, begin + together)
-        end = sum_groups(t, first + begin * LANES, begin, stop, &k, &s, e if keep else NULL, low)
+        end = sum_groups(t, first + begin * LANES, begin, stop, weighted, &k, &s, e if keep else NULL, low)
         if not keep:
             continue
-        multiply_groups(&s, begin, end, &k, product if t.sums != NULL else NULL)
+        set_label_terms(&s, begin, end, &k)
         for g in range(begin, end):
             for i in range(LANES):
                 r.total[i] = s.rest[g * LANES + i] + s.term[g * LANES + i]
-                r.p_factor[i] = share
+                r.p_factor[i] = (s.weights[g * LANES + i] if weighted else 1.0) / divisor
             vf_store(at_labels + g * LANES, set_small_factors(factors + g, r.p_factor, s.rest + g * LANES, r.total))
         for g in range(begin, end):
             write_short_rows(t, first + g * LANES, LANES, r, factors + g, vf_load(s.labels + g * LANES),
                              vf_load(at_labels + g * LANES), k.floor, k.floor, e + (g - begin) * size,
                              low + (g - begin) * size, buffer)
     if not keep:
-        multiply_groups(&s, 0, end, &k, product)
+        set_label_terms(&s, 0, end, &k)
+    if t.sums == NULL:
+        return end
+    if weighted:
+        add_weighted_groups(&s, 0, end, total)
+    else:
+        multiply_groups(&s, 0, end, product)
     return end
 
 
@@ -685,7 +723,7 @@ cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, bint wei
         for i in range(LANES):
             # Short rows have few classes, and x86-64-v3 can convert no wider integers in lanes.
             labels[i] = <float><int32_t>r.label[i]
-    if weighted and not read_weights(t, first, labels, weights) and keep:
+    if weighted and not read_weights(t, first, n, labels, weights) and keep:
         return False
 
     # 1. Sums.

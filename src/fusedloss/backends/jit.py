@@ -310,7 +310,7 @@ def _scatter(tile, count, items, offset, shape, strides, start):
 @_part
 def _load_bits(data, kind, offset, shape, strides, start, count, bits):
     """Fill bits[:count], of int64, with the bits of the items as they are: integers are not yet
-    extended by their sign."""
+    extended by their sign. Each byte of a bool but 0 is 1."""
     _stay_apart()
     width = _width(kind)
     if width == 4:
@@ -321,6 +321,9 @@ def _load_bits(data, kind, offset, shape, strides, start, count, bits):
         _gather(data.view(np.uint16), offset, shape, strides, start, count, bits)
     else:
         _gather(data, offset, shape, strides, start, count, bits)
+        if kind == BOOL:
+            for i in range(count):
+                bits[i] = np.int64(bits[i] != 0)
 
 
 @_part

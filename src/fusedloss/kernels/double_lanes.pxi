@@ -61,6 +61,50 @@ cdef struct DoubleLanes:
     double floor[LANES]
 
 
+cdef struct HalfLanes:
+    # Eight of the rows while they are summed.
+    DoubleExp of
+    OneWide one
+    vd base
+    vd label
+    vd top
+    vd sum
+    vd lost
+
+
+cdef inline HalfLanes begin_half(const DoubleLanes* s, int half, const double* x, const double* labels,
+                                 const double* places, const double* sums, const double* lows) noexcept nogil:
+    cdef HalfLanes h
+    cdef vd power, t
+    h.of = double_exp_of_lanes(s.magic + half, s.floor + half)
+    h.one = one_of_nothing()
+    h.base = vd_load(s.base + half)
+    h.label = vd_load(labels + half)
+    h.top = vd_load(places + half)
+    h.sum = vd_load(sums + half)
+    h.lost = vd_load(lows + half)
+    exp_of_one(vd_sub(vd_load(x + half), h.base), False, &h.of, &h.one, &power, &t)
+    return h
+
+
+cdef inline void add_class(HalfLanes* h, vd following, vd number, bint with_lows, double* e, double* low,
+                           bint keep) noexcept nogil:
+    """Class `number` of eight rows, after which comes `following`."""
+    cdef vd v, rest, power, t
+    exp_of_one(vd_sub(following, h.base), False, &h.of, &h.one, &power, &t)
+    v = vd_fma(power, t, power)
+    if keep or with_lows:
+        # The difference is exact: both are within a factor of two.
+        rest = vd_fma(power, t, vd_sub(power, v))
+        if keep:
+            vd_store(e, v)
+            vd_store(low, rest)
+        if with_lows:
+            h.lost = vd_add(h.lost, vd_if_equal(h.top, number, vd_set(0.0), rest))
+    v = vd_if_equal(h.label, number, vd_set(0.0), v)
+    add_vector(&h.sum, &h.lost, vd_if_equal(h.top, number, vd_set(0.0), v))
+
+
 cdef inline void sum_others(const DoubleLanes* s, const double* x, Py_ssize_t classes, const int32_t* label,
                             const int32_t* top_at, bint with_lows, double* sums, double* lows, double* e, double* low,
                             bint keep) noexcept nogil:
@@ -68,40 +112,35 @@ cdef inline void sum_others(const DoubleLanes* s, const double* x, Py_ssize_t cl
     their own last roundings have lost. OUT e and low, if `keep`: all of them, and that."""
     cdef double labels[LANES]
     cdef double places[LANES]
-    cdef DoubleExp of
-    cdef OneWide one
-    cdef vd v, a, b, high, lost, rest, number, base, power, t
-    cdef Py_ssize_t c
+    cdef HalfLanes a, b
+    cdef vd number
+    cdef Py_ssize_t c, then
     cdef int i, half
     for i in range(LANES):
         labels[i] = label[i]
         places[i] = top_at[i]
-    for half in range(0, 16, 8):
-        of = double_exp_of_lanes(s.magic + half, s.floor + half)
-        base = vd_load(s.base + half)
-        one = one_of_nothing()
-        exp_of_one(vd_sub(vd_load(x + half), base), False, &of, &one, &power, &t)
-        a = vd_load(labels + half)
-        b = vd_load(places + half)
-        high = vd_load(sums + half)
-        lost = vd_load(lows + half)
+    if FL_WIDE:
+        # Both halves together, so that neither waits for itself.
+        a = begin_half(s, 0, x, labels, places, sums, lows)
+        b = begin_half(s, 8, x, labels, places, sums, lows)
         for c in range(classes):
             number = vd_set(<double>c)
-            v = vd_load(x + min(c + 1, classes - 1) * LANES + half)
-            exp_of_one(vd_sub(v, base), False, &of, &one, &power, &t)
-            v = vd_fma(power, t, power)
-            if keep or with_lows:
-                # The difference is exact: both are within a factor of two.
-                rest = vd_fma(power, t, vd_sub(power, v))
-                if keep:
-                    vd_store(e + c * LANES + half, v)
-                    vd_store(low + c * LANES + half, rest)
-                if with_lows:
-                    lost = vd_add(lost, vd_if_equal(b, number, vd_set(0.0), rest))
-            v = vd_if_equal(a, number, vd_set(0.0), v)
-            add_vector(&high, &lost, vd_if_equal(b, number, vd_set(0.0), v))
-        vd_store(sums + half, high)
-        vd_store(lows + half, lost)
+            then = min(c + 1, classes - 1) * LANES
+            add_class(&a, vd_load(x + then), number, with_lows, e + c * LANES, low + c * LANES, keep)
+            add_class(&b, vd_load(x + then + 8), number, with_lows, e + c * LANES + 8, low + c * LANES + 8, keep)
+        vd_store(sums, a.sum)
+        vd_store(lows, a.lost)
+        vd_store(sums + 8, b.sum)
+        vd_store(lows + 8, b.lost)
+        return
+    for half in range(0, 16, 8):
+        a = begin_half(s, half, x, labels, places, sums, lows)
+        for c in range(classes):
+            then = min(c + 1, classes - 1) * LANES + half
+            add_class(&a, vd_load(x + then), vd_set(<double>c), with_lows, e + c * LANES + half,
+                      low + c * LANES + half, keep)
+        vd_store(sums + half, a.sum)
+        vd_store(lows + half, a.lost)
 
 
 cdef void sum_tile(const Softmax* t, const DoubleLanes* s, const double* x, Py_ssize_t classes, const int32_t* label,
@@ -271,8 +310,14 @@ cdef void double_lanes(const Softmax* t, Py_ssize_t first, Py_ssize_t n, Rows* r
     cdef double e[TILE * LANES]
     cdef double low[TILE * LANES]
     cdef DoubleLanes s
+    cdef int i
     place(t, first, n, &s.tile)
-    read_row_options(t, first, n, r, count)
+    read_lane_options(t, first, n, r, count)
+    # Of all that is in r, what nothing else sets.
+    for i in range(LANES):
+        r.logit[i] = -INFINITY
+        r.pp_factor[i] = 0.0
+        r.z[i] = 0.0
     scan_doubles(t, &s, r, x, e, low)
     if t.kind == LOGSUMEXP:
         mark_nan_beside_infinity(t, first, n, r)

@@ -510,7 +510,7 @@ cdef void softmax_block(Softmax* t, Py_ssize_t block, real tag) noexcept nogil:
     cdef bint weighted = t.weight != NULL or t.sample_weight != NULL
     cdef bint direct = (real is float and side_by_side and t.inner == 1 and plain(t)
                         and (weighted or t.divisor < 1e12))
-    cdef bint grouping = (direct and t.losses == NULL and t.hess == NULL
+    cdef bint grouping = (direct and t.hess == NULL
                           and (t.grad == NULL or t.classes <= (WAITING // 2 if FL_WIDE else 8)))
     cdef bint unshifting = real is float and not side_by_side and unshiftable(t)
     cdef bint batching = real is float and not side_by_side and batches(t) and (

@@ -616,32 +616,41 @@ cdef inline void set_label_terms(Groups* s, Py_ssize_t begin, Py_ssize_t end, co
         set_terms(e, low, s.term + at)
 
 
-cdef inline void multiply_groups(const Groups* s, Py_ssize_t begin, Py_ssize_t end, Product* product) noexcept nogil:
-    """The product takes the factors of these groups."""
+cdef inline void multiply_groups(const Groups* s, Py_ssize_t end, Product* product) noexcept nogil:
+    """The product takes the factors of the groups up to `end`."""
     cdef Product p = product[0]      # in registers, perhaps
     cdef Py_ssize_t at
-    for at in range(begin * LANES, end * LANES, 16):      # LANES
+    for at in range(0, end * LANES, 16):      # LANES
         multiply(&p, vd_div(vd_load(s.rest + at), vd_load(s.term + at)),
                  vd_div(vd_load(s.rest + at + 8), vd_load(s.term + at + 8)))
     product[0] = p
 
 
-cdef void add_weighted_groups(const Groups* s, Py_ssize_t begin, Py_ssize_t end, LaneSums* total) noexcept nogil:
+cdef void add_group_losses(const Softmax* t, Py_ssize_t first, const Groups* s, Py_ssize_t end, bint weighted,
+                           LaneSums* total) noexcept nogil:
+    """Losses of the groups up to `end`, from row `first` on: to their array, if there is one, and to the total, if sums
+    are wanted."""
     cdef double loss[LANES]
+    cdef float out[LANES]
     cdef Py_ssize_t at
     cdef int i
-    for at in range(begin * LANES, end * LANES, 16):      # LANES
+    for at in range(0, end * LANES, 16):      # LANES
         losses_from_sums(s.rest + at, s.term + at, 1.0, loss)
-        for i in range(LANES):
-            loss[i] = times(s.weights[at + i], loss[i])
-        add_lanes(total, loss)
+        if weighted:
+            for i in range(LANES):
+                loss[i] = times(s.weights[at + i], loss[i])
+        if t.losses != NULL:
+            for i in range(LANES):
+                out[i] = <float>loss[i]
+            store(t.losses, t.loss_code, first + at, LANES, &out[0], False)
+        if t.sums != NULL:
+            add_lanes(total, loss)
 
 
 cdef Py_ssize_t direct_groups(const Softmax* t, Py_ssize_t first, Py_ssize_t groups, bint weighted, Product* product,
                               LaneSums* total, Rows* r) noexcept nogil:
-    """direct_rows of up to MULTIPLIED whole groups of usual labels, of which neither Hessians nor the losses of rows
-    are wanted: the product takes these, or the total, if there are weights. How many there are before the first that
-    is not so.
+    """direct_rows of up to MULTIPLIED whole groups of usual labels, of which no Hessians are wanted: the product takes
+    the losses, or the total, if there are weights. How many there are before the first that is not so.
 
     What a group does beside its sums takes as long as they do, and each step of it waits for the one before: here the
     steps of some groups are taken together."""
@@ -678,12 +687,11 @@ cdef Py_ssize_t direct_groups(const Softmax* t, Py_ssize_t first, Py_ssize_t gro
                              low + (g - begin) * size, buffer)
     if not keep:
         set_label_terms(&s, 0, end, &k)
-    if t.sums == NULL:
-        return end
-    if weighted:
-        add_weighted_groups(&s, 0, end, total)
-    else:
-        multiply_groups(&s, 0, end, product)
+    if weighted or t.losses != NULL:
+        if t.losses != NULL or t.sums != NULL:
+            add_group_losses(t, first, &s, end, weighted, total)
+    elif t.sums != NULL:
+        multiply_groups(&s, end, product)
     return end
 
 

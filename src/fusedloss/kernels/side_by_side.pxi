@@ -4,7 +4,8 @@
 # are transposed in registers, all lanes have the same work, and the logarithms at the end are made in lanes too.
 #
 # float32: sums are those of column_sums.pxi; for gradients and Hessians e^x is carried with what its last rounding has
-# lost. `direct_rows` is the short way of the plain loss; float_lanes.pxi and double_lanes.pxi have everything else.
+# lost. `direct_rows` is the short way of the plain loss, `direct_groups` that of some groups of rows together;
+# float_lanes.pxi and double_lanes.pxi have everything else.
 
 cdef enum:
     # Classes up to which 16 rows go side by side:

@@ -519,6 +519,39 @@ def test_in_place(axis, dtype, backend):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "classes", [1, 2, 3, 8, 31, 33, 63, 64, 100, 128, 129, 200, 256, 257, 700, 1025, 2049, 4097]
+)
+def test_rows_in_place(classes, dtype, backend):
+    """Rows of one batch are written while others of it are still to be read."""
+    rng = np.random.default_rng(classes)
+    rows = 37 if classes < 1000 else 5
+    x = rng.normal(scale=2, size=(rows, classes)).astype(numpy_dtype(dtype))
+    labels = rng.integers(classes, size=rows)
+    weight = rng.uniform(0.5, 2, size=rows)
+    probabilities = rng.dirichlet(np.ones(classes), size=rows).astype(numpy_dtype(dtype))
+    for target, options in (
+        (labels, {}),
+        (labels, {"reduction": "none", "sample_weight": weight}),
+        (labels, {"label_smoothing": 0.1, "z_loss": 1e-3}),
+        (probabilities, {"reduction": "none"}),
+    ):
+        expected = fl.cross_entropy.value_and_grad(x, target, **options)
+        buffer = x.copy()
+        got = fl.cross_entropy.value_and_grad(buffer, target, out=buffer, **options)
+        assert same_bits(got, expected), options
+        expected = fl.cross_entropy.grad_and_hess(x, target, **options)
+        for pair in ((True, False), (False, True)):
+            buffer = x.copy()
+            given = tuple(buffer if use else None for use in pair)
+            got = fl.cross_entropy.grad_and_hess(buffer, target, out=given, **options)
+            assert same_bits(got, expected), (options, pair)
+    for function in (fl.softmax, fl.log_softmax):
+        buffer = x.copy()
+        assert same_bits(function(buffer, out=buffer), function(x)), function
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", ["labels", "probabilities"])
 @pytest.mark.parametrize(
     "loss", ["binary_cross_entropy_with_logits", "binary_cross_entropy", "mse_loss"]

@@ -271,6 +271,19 @@ def test_masked_classes_have_the_same_bits_beside_large_logits(classes, backend)
     assert abs(float(total) - math.fsum(losses)) <= 2e-7 * math.fsum(losses)
 
 
+@pytest.mark.parametrize("classes", [1, 2, 12, 40, 100, 300])
+def test_no_loss_is_minus_zero(classes, backend):
+    """Of one class, or where all others are masked, in groups of rows and beside them."""
+    for dtype in DTYPES:
+        x = np.full((21, classes), -np.inf, numpy_dtype(dtype))
+        x[:, 0] = 0
+        weight = np.full(classes, -1.0)
+        for options in ({"weight": weight}, {"sample_weight": np.full(21, -1.0)}):
+            labels = np.zeros(21, int)
+            losses = fl.cross_entropy(x, labels, reduction="none", **options)
+            assert not np.signbit(losses.astype("float64")).any()
+
+
 @given(data=rows(), dtype=st.sampled_from(INTEGERS), ignored=st.sampled_from((-100, 101, 126)))
 def test_the_dtype_of_labels_and_the_ignored_number_do_not_matter(data, dtype, ignored, backend):
     x, labels, options = data

@@ -217,7 +217,6 @@ cdef inline int32_t large_class(const float* target, Py_ssize_t n) noexcept nogi
 
 cdef void set_holes(const Softmax* t, Batch* b) noexcept nogil:
     """OUT hole of probabilities; logit and what is made of it, taken."""
-    cdef Py_ssize_t at[LANES]
     cdef float logits[LANES]
     cdef Exponents k = cut_exponents_of(0.0, False)
     cdef Exponents of_sums = cut_exponents_of(0.0, True)
@@ -227,15 +226,12 @@ cdef void set_holes(const Softmax* t, Batch* b) noexcept nogil:
     if t.soft:
         for i in range(b.begin, b.end):
             b.hole[i] = large_class(b.target + (i - b.begin) * t.classes, t.classes)
-    # Without a hole the first class stands in, and for rows that do not exist the last one.
+    # Those of earlier batches stay: gradients may have taken the place of what they were read from. Without a hole the
+    # first class stands in.
     for i in range(LANES):
-        at[i] = min(b.first + i, t.rows - 1) * t.classes + max(b.hole[i], <int32_t>0)
-    if t.code == F32:
-        for i in range(LANES):
-            logits[i] = (<const float*>t.logits)[at[i]]
-    else:
-        for i in range(LANES):
-            logits[i] = <float>load_one(t.logits, t.code, at[i])
+        logits[i] = <float>b.logit[i]
+    for i in range(b.begin, b.end):
+        logits[i] = b.x[(i - b.begin) * t.classes + max(b.hole[i], <int32_t>0)]
     y = vf_min(vf_set(<float>CEILING), vf_max(k.floor, vf_load(logits)))
     e = exp_with_low(y, &k, &low)
     set_terms(e, low, b.term)
@@ -618,6 +614,7 @@ cdef bint batched_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, bint we
     if n > size or n < LANES:
         memset(b.parts, 0, sizeof(b.parts))
         for i in range(LANES):
+            b.logit[i] = 0.0
             b.parts[8 * i] = 1.0
             b.taken[i] = 0
     if options or t.hess != NULL or t.kind == LOG_SOFTMAX:

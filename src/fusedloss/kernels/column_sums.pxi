@@ -90,6 +90,20 @@ cdef inline void store_sums(const ColumnSums* s, double* sums) noexcept nogil:
     vd_store(sums + 8, vd_fma(b, vd_set(FL_FROM_TINY), s.rests_1))
 
 
+cdef inline void move_rest(ColumnSums* s, double* rests) noexcept nogil:
+    """add_rest, to memory."""
+    vd_store(rests, vd_add(vd_load(rests), vd_low(s.rest)))
+    vd_store(rests + 8, vd_add(vd_load(rests + 8), vd_high(s.rest)))
+    s.rest = vf_set(0.0)
+
+
+cdef inline void store_sums_beside(ColumnSums* s, double* sums) noexcept nogil:
+    """store_sums, where move_rest has put the rests."""
+    s.rests_0 = vd_load(sums)
+    s.rests_1 = vd_load(sums + 8)
+    store_sums(s, sums)
+
+
 cdef inline void sum_pairs(const float* y, Py_ssize_t columns, Py_ssize_t pairs, const Exponents* k, double* sums,
                            float* e, float* low) noexcept nogil:
     """OUT what sum_columns and store_sums have, of pairs of groups of 16 rows: y[pair, column, group, lane],
@@ -106,10 +120,8 @@ cdef inline void sum_pairs(const float* y, Py_ssize_t columns, Py_ssize_t pairs,
         for pair in range(pairs):
             s = no_columns()
             s_too = no_columns()
-            vd_store(sums, s.rests_0)
-            vd_store(sums + 8, s.rests_1)
-            vd_store(sums + 16, s.rests_0)
-            vd_store(sums + 24, s.rests_1)
+            # Second parts are gathered there: registers are needed for other things.
+            memset(sums, 0, 2 * LANES * sizeof(double))
             for first in range(0, columns, 8):      # GROUPED
                 for c in range(first, min(first + GROUPED, columns)):
                     at = min(at + 1, last)
@@ -119,19 +131,10 @@ cdef inline void sum_pairs(const float* y, Py_ssize_t columns, Py_ssize_t pairs,
                     add_exponential(power_too, t_too, &s_too)
                     keep_column(power, t, c, e, low)
                     keep_column(power_too, t_too, columns + c, e, low)
-                # Where registers are not needed for them.
-                vd_store(sums, vd_add(vd_load(sums), vd_low(s.rest)))
-                vd_store(sums + 8, vd_add(vd_load(sums + 8), vd_high(s.rest)))
-                vd_store(sums + 16, vd_add(vd_load(sums + 16), vd_low(s_too.rest)))
-                vd_store(sums + 24, vd_add(vd_load(sums + 24), vd_high(s_too.rest)))
-                s.rest = vf_set(0.0)
-                s_too.rest = vf_set(0.0)
-            s.rests_0 = vd_load(sums)
-            s.rests_1 = vd_load(sums + 8)
-            s_too.rests_0 = vd_load(sums + 16)
-            s_too.rests_1 = vd_load(sums + 24)
-            store_sums(&s, sums)
-            store_sums(&s_too, sums + LANES)
+                move_rest(&s, sums)
+                move_rest(&s_too, sums + LANES)
+            store_sums_beside(&s, sums)
+            store_sums_beside(&s_too, sums + LANES)
             sums += 2 * LANES
             if e != NULL:
                 e += 2 * columns * LANES

@@ -69,8 +69,8 @@ cdef struct Softmax:
     bint far                     # ... do not, but are larger than a core's own
 
 cdef struct Rows:
-    # Up to 16 rows between the phases; all lanes of all arrays are set, but by direct_rows, float_lanes and
-    # batched_rows, which have no phases.
+    # Up to 16 rows between the phases; all lanes of all arrays are set, but by direct_rows, float_lanes, double_lanes
+    # and batched_rows, which set what they read.
     int64_t label[LANES]         # IGNORED for rows that take no part
     double maximum[LANES]
     double base[LANES]           # the row's Shift
@@ -510,6 +510,7 @@ cdef void softmax_block(Softmax* t, Py_ssize_t block, real tag) noexcept nogil:
     cdef bint weighted = t.weight != NULL or t.sample_weight != NULL
     cdef bint direct = (real is float and side_by_side and t.inner == 1 and plain(t)
                         and (weighted or t.divisor < 1e12))
+    # x86-64-v3 gains nothing by it from about 9 classes on.
     cdef bint grouping = (direct and t.hess == NULL
                           and (t.grad == NULL or t.classes <= (WAITING // 2 if FL_WIDE else 8)))
     cdef bint unshifting = real is float and not side_by_side and unshiftable(t)

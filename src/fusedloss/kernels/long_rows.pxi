@@ -463,8 +463,8 @@ cdef inline void write_probabilities(const real* x, Py_ssize_t n, const Rows* r,
 
 cdef void write_chunk(const Softmax* t, Py_ssize_t row, Py_ssize_t column, Py_ssize_t n, const double* e,
                       const float* kept, const Rows* r, int lane, real tag) noexcept nogil:
-    """Gradient and Hessian entries of up to CHUNK columns of a row; x is read before anything is stored. e: the
-    exponentials of a float64 row, kept: what a float32 row has instead; NULL if they were not kept."""
+    """Gradient and Hessian entries of up to CHUNK columns of a row; what is read of x is read before anything is
+    stored. e: the exponentials of a float64 row, kept: what a float32 row has instead; NULL if they were not kept."""
     cdef real buffer[CHUNK]
     cdef real g[CHUNK]
     cdef real h[CHUNK]

@@ -73,7 +73,7 @@ cdef inline bint beyond_one(const Operand* a, Py_ssize_t first, Py_ssize_t n) no
 
 cdef inline bint as_bytes(const Pointwise* t, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
     """Whether the sum of losses is all that is wanted, and targets are bytes side by side, which are their numbers: as
-    a bool, each byte but 0 is 1."""
+    a bool, each byte but 0 is 1. Of int8, what is negative is a mistake that has been seen."""
     return (t.target.code <= U8 and t.target.contiguous and t.weight.data == NULL and t.pos_weight.data == NULL
             and t.values == NULL and t.grad == NULL and t.sums != NULL
             and not (t.target.code == BOOL and beyond_one(&t.target, first, n)))

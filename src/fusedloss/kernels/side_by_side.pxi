@@ -15,7 +15,7 @@ cdef enum:
     WIDE_MIXED_ROW = 48   # ... with them
     TILE = 64             # classes of 16 rows held in scratch at a time; even, as sum_columns wants it
     MULTIPLIED = 8        # rows in each lane for one logarithm
-    WAITING = 64          # columns of groups of 16 rows that go through direct_groups together
+    WAITING = 64          # columns of groups of 16 rows that go through direct_groups together, or those of two groups
     COPIED = 16           # classes from which on outputs go past the caches, by way of a copy; of fewer it would wait
 
 
@@ -89,8 +89,6 @@ cdef inline void rows_of_columns(const float* values, Py_ssize_t classes, float*
         start = at if at + 4 <= classes else max(classes - 4, <Py_ssize_t>0)
         for c in range(width):
             v[c] = vf_load(values + (start + c) * LANES)
-        for c in range(width, 4):
-            v[c] = v[0]
         vf_store_columns(rows + start, classes, width, v)
         at += 4
 
@@ -286,9 +284,8 @@ cdef void write_gradient(const LaneFactors* f, const float* e, const float* low,
             v[3] = scaled_column(f, e + (at + 3) * LANES, low + (at + 3) * LANES, label, at_label, <float>(at + 3))
             vf_store_columns(rows + at, classes, 4, v)
         else:
-            for c in range(4):
-                v[c] = scaled_column(f, e + min(c, classes - 1) * LANES, low + min(c, classes - 1) * LANES, label,
-                                     at_label, <float>c)
+            for c in range(width):
+                v[c] = scaled_column(f, e + c * LANES, low + c * LANES, label, at_label, <float>c)
             vf_store_columns(rows, classes, width, v)
 
 
@@ -602,7 +599,10 @@ cdef inline Py_ssize_t sum_groups(const Softmax* t, Py_ssize_t first, Py_ssize_t
         vf_store(s.logits + (begin + done) * LANES, found.logit)
         done += 1
         first += LANES
+    if done == 0:
+        return begin
     if done % 2 == 1:
+        # The other half of the last pair is nothing.
         for c in range(classes):
             vf_store(s.y + ((done // 2 * classes + c) * 2 + 1) * LANES, k.floor)
     sum_pairs(s.y, classes, (done + 1) // 2, k, s.rest + begin * LANES, e, low)
@@ -642,7 +642,7 @@ cdef void add_group_losses(const Softmax* t, Py_ssize_t first, const Groups* s, 
                 loss[i] = times(s.weights[at + i], loss[i])
         if t.losses != NULL:
             for i in range(LANES):
-                out[i] = <float>loss[i]
+                out[i] = <float>(loss[i] + 0.0)      # -0.0 would be a loss that prints with a sign
             store(t.losses, t.loss_code, first + at, LANES, &out[0], False)
         if t.sums != NULL:
             add_lanes(total, loss)
@@ -650,8 +650,9 @@ cdef void add_group_losses(const Softmax* t, Py_ssize_t first, const Groups* s, 
 
 cdef Py_ssize_t direct_groups(const Softmax* t, Py_ssize_t first, Py_ssize_t groups, bint weighted, Product* product,
                               LaneSums* total, Rows* r) noexcept nogil:
-    """direct_rows of up to MULTIPLIED whole groups of usual labels, of which no Hessians are wanted: the product takes
-    the losses, or the total, if there are weights. How many there are before the first that is not so.
+    """direct_rows of up to MULTIPLIED whole groups of usual labels, of which no Hessians are wanted, nor gradients of
+    more than WAITING // 2 classes: the product takes the losses, or the total, if there are weights. How many there
+    are before the first that is not so.
 
     What a group does beside its sums takes as long as they do, and each step of it waits for the one before: here the
     steps of some groups are taken together."""

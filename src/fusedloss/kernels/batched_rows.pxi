@@ -218,6 +218,7 @@ cdef inline int32_t large_class(const float* target, Py_ssize_t n) noexcept nogi
 cdef void set_holes(const Softmax* t, Batch* b) noexcept nogil:
     """OUT hole of probabilities; logit and what is made of it, taken."""
     cdef float logits[LANES]
+    cdef Py_ssize_t at[LANES]
     cdef Exponents k = cut_exponents_of(0.0, False)
     cdef Exponents of_sums = cut_exponents_of(0.0, True)
     cdef vf y, e, low, power, rest
@@ -229,9 +230,13 @@ cdef void set_holes(const Softmax* t, Batch* b) noexcept nogil:
     # Those of earlier batches stay: gradients may have taken the place of what they were read from. Without a hole the
     # first class stands in.
     for i in range(LANES):
-        logits[i] = <float>b.logit[i]
-    for i in range(b.begin, b.end):
-        logits[i] = b.x[(i - b.begin) * t.classes + max(b.hole[i], <int32_t>0)]
+        at[i] = (i - b.begin) * t.classes + max(b.hole[i], <int32_t>0)
+    if b.end - b.begin == LANES:
+        for i in range(LANES):
+            logits[i] = b.x[at[i]]
+    else:
+        for i in range(LANES):
+            logits[i] = b.x[at[i]] if b.begin <= i < b.end else <float>b.logit[i]
     y = vf_min(vf_set(<float>CEILING), vf_max(k.floor, vf_load(logits)))
     e = exp_with_low(y, &k, &low)
     set_terms(e, low, b.term)

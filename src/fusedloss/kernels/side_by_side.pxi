@@ -235,6 +235,16 @@ cdef inline vf set_small_factors(LaneFactors* f, const double* p_factor, const d
                      vd_neg(vd_mul(vd_load(rest + 8), vd_load(f.factor + 8))))
 
 
+cdef inline vf set_direct_factors(LaneFactors* f, const double* weights, double divisor, const double* rest,
+                                  const double* label_term, Rows* r) noexcept nogil:
+    """set_small_factors of rows whose sums are these. weights: NULL if there are none. OUT total and p_factor of r."""
+    cdef int i
+    for i in range(LANES):
+        r.total[i] = rest[i] + label_term[i]
+        r.p_factor[i] = (weights[i] if weights != NULL else 1.0) / divisor
+    return set_small_factors(f, r.p_factor, rest, r.total)
+
+
 cdef inline vf scaled_lanes(const LaneFactors* f, vf e, vf low) noexcept nogil:
     """factor (e + low), rounded once."""
     return vf_fma(e, vf_load(f.high), vf_fma(e, vf_load(f.low), vf_mul(low, vf_load(f.high))))
@@ -670,7 +680,6 @@ cdef Py_ssize_t direct_groups(const Softmax* t, Py_ssize_t first, Py_ssize_t gro
     cdef Py_ssize_t begin, g
     cdef bint keep = t.grad != NULL
     cdef double divisor = t.divisor
-    cdef int i
     while end == stop and end < groups:
         begin = end
         stop = min(groups, begin + together)
@@ -679,10 +688,9 @@ cdef Py_ssize_t direct_groups(const Softmax* t, Py_ssize_t first, Py_ssize_t gro
             continue
         set_label_terms(&s, begin, end, &k)
         for g in range(begin, end):
-            for i in range(LANES):
-                r.total[i] = s.rest[g * LANES + i] + s.term[g * LANES + i]
-                r.p_factor[i] = (s.weights[g * LANES + i] if weighted else 1.0) / divisor
-            vf_store(at_labels + g * LANES, set_small_factors(factors + g, r.p_factor, s.rest + g * LANES, r.total))
+            vf_store(at_labels + g * LANES,
+                     set_direct_factors(factors + g, s.weights + g * LANES if weighted else NULL, divisor,
+                                        s.rest + g * LANES, s.term + g * LANES, r))
         for g in range(begin, end):
             write_short_rows(t, first + g * LANES, LANES, r, factors + g, vf_load(s.labels + g * LANES),
                              vf_load(at_labels + g * LANES), k.floor, k.floor, e + (g - begin) * size,
@@ -767,9 +775,6 @@ cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, bint wei
                 r.loss[i] = times(weights[i], r.loss[i])
     if not keep:
         return True
-    for i in range(LANES):
-        r.total[i] = rest[i] + label_term[i]
-        r.p_factor[i] = (weights[i] if weighted else 1.0) / divisor
     if t.hess != NULL:
         for i in range(LANES):
             r.label[i] = <int64_t><int32_t>labels[i]
@@ -777,7 +782,7 @@ cdef bint direct_rows(const Softmax* t, Py_ssize_t first, Py_ssize_t n, bint wei
         find_peaks(classes, e, low, label_term, r)
 
     # 3. Gradient and Hessian.
-    at_label = set_small_factors(&factors, r.p_factor, rest, r.total)
+    at_label = set_direct_factors(&factors, weights if weighted else NULL, divisor, rest, label_term, r)
     if not usual:
         leave_ignored_at_zero(&factors, r.label)
     write_short_rows(t, first, n, r, &factors, label, at_label, label_e, label_low, e, low, buffer)

@@ -188,7 +188,6 @@ static inline void vf_load_columns(const float *p, long stride, long width, vf *
     for (long i = 0; i < 4; i++) v[i] = fl_four_rows(p + i * stride, stride);
     fl_transpose(v);
 }
-/* The reverse; nothing else is written. The vectors are spoilt. */
 static inline void fl_store_two_columns(float *p, const vf *v) {
     const __m512i places = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
     vf_store(p, _mm512_permutex2var_ps(v[0], places, v[1]));
@@ -203,6 +202,7 @@ static inline void fl_store_three_columns(float *p, const vf *v) {
     vf_store(p + 16, _mm512_mask_permutexvar_ps(_mm512_permutex2var_ps(v[0], b, v[1]), 0x2492, b, v[2]));
     vf_store(p + 32, _mm512_mask_permutexvar_ps(_mm512_permutex2var_ps(v[0], c, v[1]), 0x9249, c, v[2]));
 }
+/* The reverse of vf_load_columns; nothing else is written. The vectors are spoilt. */
 static inline void vf_store_columns(float *p, long stride, long width, vf *v) {
     if (width == 1) { vf_store(p, v[0]); return; }
     if (width == 2) { fl_store_two_columns(p, v); return; }
@@ -735,9 +735,9 @@ static inline vi vi_shift_left(vi a, int n) { FL_LANEWISE(vi, 16, a.x[i] << n); 
 static inline vi vi_shift_right(vi a, int n) { FL_LANEWISE(vi, 16, a.x[i] >> n); }
 static inline vf vf_table(const float *p) { FL_LANEWISE(vf, 16, p[i & 7]); }
 static inline vf vf_look_up(vf table, vi index) { FL_LANEWISE(vf, 16, table.x[index.x[i] & 7]); }
+static inline vf vf_from_bytes(const uint8_t *p) { FL_LANEWISE(vf, 16, p[i]); }
 /* Never called. */
 static inline vf vf_from_halves(const uint16_t *p) { (void)p; return vf_set(0); }
-static inline vf vf_from_bytes(const uint8_t *p) { FL_LANEWISE(vf, 16, p[i]); }
 static inline vf vf_from_bfloats(const uint16_t *p) { (void)p; return vf_set(0); }
 typedef struct { uint16_t x[16]; } vh;
 static inline vh vh_halves(vf a) { (void)a; return (vh){{0}}; }
